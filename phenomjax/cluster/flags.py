@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -95,6 +95,13 @@ def read_config(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
         values(words)
         holder.value.keys()
         return ConfigDict(holder.value.to_dict())
+
+
+def without(overrides: Iterable[str], keys: Container[str]) -> list[str]:
+    """The words --config.KEY=VALUE whose keys are not among these: of a tuple that is given twice,
+    ml_collections makes one long one.
+    """
+    return [w for w in overrides if w.removeprefix("--config.").split("=")[0] not in keys]
 
 
 @contextlib.contextmanager

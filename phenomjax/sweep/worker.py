@@ -18,6 +18,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from phenomjax.checkpoints.workdir import record_step, saved_step
+from phenomjax.cluster.flags import without
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep import study as study_lib
 from phenomjax.sweep.claims import Claims
@@ -131,7 +132,8 @@ class Worker:
         """What runs a trial to a rung."""
         s = self.settings
         stop_at = 0 if heading == s.num_rungs - 1 else s.rungs[heading]
-        words = [*s.program, "--config", s.config, *s.overrides, *self._flags(trial)]
+        words = [*s.program, "--config", s.config, *without(s.overrides, s.values(trial))]
+        words += self._flags(trial)
         folder = str(s.workdir(trial.number))
         return [*words, f"--config.stop_at_step={stop_at}", "--workdir", folder]
 

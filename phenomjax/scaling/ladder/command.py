@@ -161,6 +161,9 @@ def planned(options: Options) -> tuple[Ladder, list[str]]:
 def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:
     """The configuration of all runs, what the ladder is to have, and all overrides."""
     _check(options)
+    budgets = sorted(_numbers("budgets", options.budgets))
+    ratios = sorted(_numbers("tokens_per_parameter", options.tokens_per_parameter))
+    subsets, seeds = sorted(_numbers("subsets", options.subsets, 1.0)), _whole(options.seeds)
     config = read_config(options.config, options.overrides)
     own = {word.removeprefix("--config.").split("=")[0] for word in options.overrides}
     manners = {
@@ -190,13 +193,11 @@ def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:
     if width is None:
         width = 0.5 if _parametrisation(config) == "standard" else 0.0
     wanted = Wanted(
-        budgets=tuple(sorted(_numbers("budgets", options.budgets, 0.0))),
+        budgets=tuple(budgets),
         sizes=_words(options.sizes),
-        tokens_per_parameter=tuple(
-            sorted(_numbers("tokens_per_parameter", options.tokens_per_parameter, 0.0))
-        ),
-        seeds=tuple(_whole("seeds", options.seeds)) or (config.seed,),
-        subsets=tuple(sorted(_numbers("subsets", options.subsets, 0.0, 1.0))),
+        tokens_per_parameter=tuple(ratios),
+        seeds=tuple(seeds) or (config.seed,),
+        subsets=tuple(subsets),
         depth=depth,
         exponents=rules.Exponents(options.batch_exponent, options.rate_exponent, width),
         reference_seen=options.reference_seen,
@@ -245,15 +246,15 @@ def _words(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _numbers(name: str, words: Sequence[str], above: float, most: float = math.inf) -> list[float]:
+def _numbers(name: str, words: Sequence[str], most: float = math.inf) -> list[float]:
     found = list[float]()
     for word in _words(words):
         try:
             value = float(word)
         except ValueError:
             value = math.nan
-        if not above < value <= most or math.isinf(value):
-            limit = f"above {above:g}" + (f" and at most {most:g}" if most < math.inf else "")
+        if not 0 < value <= most or math.isinf(value):
+            limit = "above 0" + (f" and at most {most:g}" if most < math.inf else "")
             example = {"budgets": "1e15,3e15,1e16", "subsets": "0.1,0.3,1"}.get(name, "5,10,20")
             raise UserError(
                 f"`{name}` has '{word}'. Give numbers {limit}, parted by commas, such as {example}."
@@ -262,10 +263,10 @@ def _numbers(name: str, words: Sequence[str], above: float, most: float = math.i
     return list(dict.fromkeys(found))
 
 
-def _whole(name: str, words: Sequence[str]) -> list[int]:
-    found = _words(words)
+def _whole(seeds: Sequence[str]) -> list[int]:
+    found = _words(seeds)
     if bad := [word for word in found if not word.isdigit()]:
-        raise UserError(f"`{name}` has '{bad[0]}'. Give whole numbers, such as 0,1.")
+        raise UserError(f"`seeds` has '{bad[0]}'. Give whole numbers from 0 on, such as 0,1.")
     return list(dict.fromkeys(map(int, found)))
 
 

@@ -2,8 +2,9 @@
 proportion.
 
 A ladder's models are one family. The configuration's own model stands for it: heads keep their
-width, so their number grows; what else has a width (MLP, decoder, neck, cells, filters) keeps its
-ratio to it; and the depth follows the width (one aspect ratio) or stays.
+width, so their number grows; what else has a width (MLP, decoder, cells, filters) keeps its ratio
+to it, but for the neck of a classifier, whose embedding is one; and the depth follows the width
+(one aspect ratio) or stays.
 """
 
 import math
@@ -90,9 +91,7 @@ def _vit(m: ConfigDict) -> Family:
             settings["model.decoder_num_heads"] = heads
             settings["model.decoder_dim"] = heads * (m.decoder_dim // m.decoder_num_heads)
             settings["model.decoder_depth"] = max(1, round(m.decoder_depth * depth / m.depth))
-        if m.get("neck_dim"):
-            settings["model.neck_dim"] = _whole(m.neck_dim * ratio, 4)
-        return {**settings, **_base(m, m.embed_dim, m.depth)}
+        return {**settings, **_base(m, m.depth)}
 
     return Family(m.embed_dim, m.depth, m.num_heads, "model.embed_dim", resized)
 
@@ -113,7 +112,7 @@ def _transformer(m: ConfigDict) -> Family:
             "model.num_heads": max(1, round(m.num_heads * ratio)),
             "model.mlp_dim": max(1, round(m.mlp_dim * ratio)),
             "model.num_layers": depth,
-            **_base(m, m.embed_dim, m.num_layers),
+            **_base(m, m.num_layers),
         }
 
     return Family(m.embed_dim, m.num_layers, m.num_heads, "model.embed_dim", resized)
@@ -139,25 +138,28 @@ def _densenet(m: ConfigDict) -> Family:
     def resized(width: int, depth: int) -> Settings:
         ratio = width / m.growth_rate
         blocks = tuple(max(1, round(count * depth / layers)) for count in m.block_config)
-        settings: Settings = {
+        return {
             "model.growth_rate": width,
             "model.stem_features": max(2, round(m.stem_features * ratio)),
             "model.block_config": str(blocks),
         }
-        if m.neck_dim:
-            settings["model.neck_dim"] = max(1, round(m.neck_dim * ratio))
-        return settings
 
     return Family(m.growth_rate, layers, max(m.growth_rate // 4, 1), "model.growth_rate", resized)
 
 
-def _base(m: ConfigDict, width: int, depth: int) -> Settings:
-    """Where rates and draws are told by the width, all sizes are told of one model: the
-    configuration's, or the one that it names.
+def _base(m: ConfigDict, depth: int) -> Settings:
+    """Where rates and first values follow the width (and the depth), those of all sizes are told
+    from one model: the configuration's own, or the one that it names.
     """
-    if m.get("parametrisation", "standard") == "standard":
-        return {}
-    return {"model.base_width": m.base_width or width, "model.base_depth": m.base_depth or depth}
+    own = {"base_width": m.embed_dim, "base_depth": depth}
+    if "decoder_dim" in m:
+        own |= {"decoder_base_width": m.decoder_dim, "decoder_base_depth": m.decoder_depth}
+    read = {"mup": "width", "complete_p": "width depth"}.get(m.get("parametrisation", ""), "")
+    return {
+        f"model.{key}": m[key] or value
+        for key, value in own.items()
+        if key.rpartition("_")[2] in read.split()
+    }
 
 
 def _whole(value: float, multiple: int) -> int:
