@@ -63,19 +63,25 @@ def test_with_noise_it_lies_in_its_interval_and_is_kept_in_the_folder(tmp_path):
 
 
 def test_without_repetitions_nothing_is_different():
-    some = runs(8.0).take(runs(8.0).unique > 1e11)
+    some = runs(8.0)
+    some = some.take(some.unique > 1e11)
     fit = repeated.fit(some, Settings(bootstraps=10))
     assert not repeated.repeats(some) and np.isinf(fit.half_life)
     assert repeated.described(fit) == "" and fit.report()["half_life"] is None
     np.testing.assert_allclose(fit.parameters, TRUE[0], rtol=0.02)
 
 
-def test_where_runs_say_little_the_interval_is_wide():
-    """Two readings at most: any half-life beyond a few explains the runs."""
+def test_where_all_runs_repeat_the_same_data_it_cannot_be_told():
     some = runs(8.0)
-    unique = np.maximum(some.seen / 1.5, some.unique)
-    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(len(some)))
-    loss = law.law(TRUE, some.params, law.effective(some.seen, unique, 8.0))[0] * noise
-    some = dataclasses.replace(some, unique=unique, loss=loss)
-    low, high = np.quantile(repeated.fit(some, Settings(bootstraps=40)).half_lives, [0.05, 0.95])
-    assert low < 8 < high and high > 5 * low
+    some = some.take(some.unique == 5e8)
+    fit = repeated.fit(some, Settings(bootstraps=10))
+    assert np.isinf(fit.half_life) and not repeated.tells(some)
+    assert "up to 200 times" in repeated.described(fit)
+    assert "`--subsets 0.1,0.3,1` tells it" in repeated.described(fit)
+
+
+def test_repetitions_that_are_as_good_as_fresh_data_leave_the_plain_law():
+    fit = repeated.fit(runs(np.inf, noise=0.003), Settings(bootstraps=10))
+    assert np.isinf(fit.half_life) and len(fit.half_lives) == 0
+    assert "do not show that a repetition is worth less" in repeated.described(fit)
+    np.testing.assert_allclose(fit.parameters[3:], TRUE[0, 3:], rtol=0.2)

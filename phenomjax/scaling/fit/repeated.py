@@ -22,6 +22,8 @@ ONCE = 1.02  # units seen over unique ones, up to which a run counts as one that
 USUAL, FACTOR = 15.4, 5.0
 RANGE = (0.2, 2000.0)
 GRID, FINE = 13, 9  # half-lives that are looked at, and that draws are taken at
+SUBSETS = 1.5  # largest over smallest number of unique units, from where on R* can be told
+EVIDENCE = 6.0  # deviance that R* must take from the plain law, being a parameter more
 EDGE = 9.0  # deviance at the outermost of these: three standard deviations
 STARTS = np.array([(alpha, beta) for alpha in (0.2, 0.6) for beta in (0.2, 0.6)])
 
@@ -31,9 +33,17 @@ def repeats(runs: Observations) -> bool:
     return bool((runs.seen > ONCE * runs.unique).any())
 
 
+def tells(runs: Observations) -> bool:
+    """Whether the runs can tell what a repetition is worth: they read different amounts of data
+    again. With one amount, R* and beta would both be read off the same axis.
+    """
+    again = runs.seen > ONCE * runs.unique
+    return bool(again.any()) and np.nanmax(runs.unique) > SUBSETS * np.nanmin(runs.unique[again])
+
+
 def fit(runs: Observations, settings: estimate.Settings) -> Fit:
-    """The law of some runs, with what their repetitions are worth where any of them repeats."""
-    if not repeats(runs):
+    """The law of some runs, with what repetitions are worth where the runs tell and show it."""
+    if not tells(runs):
         return estimate.fit(runs, settings)
     known = np.isfinite(runs.flops)
     runs = dataclasses.replace(runs, flops=np.where(known, runs.flops, 6 * runs.params * runs.seen))
@@ -49,7 +59,7 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
         problem = Problem.of(runs.params, fresh, runs.loss, settings.delta)
         reached = polish(problem, STARTS, once, steps=60, tolerance=1e-6)
         objective = float(reached.objective.min()) + 1e-20
-        prior = (log_half_life - np.log(USUAL)) / np.log(FACTOR)
+        prior = (log_half_life - np.log(USUAL)) / np.log(FACTOR) if log_half_life < np.inf else 0
         return len(runs) * np.log(objective) + prior**2
 
     once, ends = np.ones((1, len(runs))), np.log(RANGE)
@@ -58,6 +68,9 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
     lowest = int(heights.argmin())
     near = grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)]
     found = minimize_scalar(deviance, bounds=near, method="bounded", options={"xatol": 1e-3})
+    plain = deviance(np.inf)
+    if plain - found.fun < EVIDENCE:
+        return estimate.fit(runs, settings)
     # Draws: of the law at half-lives that are drawn by their likelihood.
     low, high = (_where(deviance, found.x, found.fun + EDGE, end) for end in ends)
     fine = np.linspace(low, high, FINE)
@@ -89,12 +102,20 @@ def _where(deviance: Callable[[float], float], begin: float, value: float, end: 
 
 
 def described(fit: Fit) -> str:
-    """A line for a reader, or nothing where no run repeats its data."""
-    if not np.isfinite(fit.half_life):
+    """A line for a reader; nothing where no run repeats its data."""
+    runs = fit.runs.take(fit.used)
+    if not repeats(runs):
         return ""
-    most = float(np.nanmax(fit.runs.seen / fit.runs.unique))
-    low, high = np.quantile(fit.half_lives, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    passes = f"Data are read up to {float(np.nanmax(runs.seen / runs.unique)):.3g} times:"
+    if np.isfinite(fit.half_life):
+        low, high = np.quantile(fit.half_lives, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return (
+            f"{passes} repetitions of a unit count for at most {fit.half_life:.3g} ({low:.3g} to"
+            f" {high:.3g}) fresh ones."
+        )
+    if tells(runs):
+        return f"{passes} these runs do not show that a repetition is worth less than fresh data."
     return (
-        f"Data are repeated, up to {most:.3g} times: repetitions of a unit count for at most"
-        f" {fit.half_life:.3g} ({low:.3g} to {high:.3g}) fresh ones."
+        f"{passes} what a repetition is worth cannot be told, all runs that repeat have the same"
+        " data. The law holds for as many passes; a ladder with `--subsets 0.1,0.3,1` tells it."
     )
