@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from phenomjax.figures.style import COLOURS, DARK, GREY, HEADING, open_frame
 from phenomjax.scaling.fit.comparisons import budget_of
 from phenomjax.scaling.fit.law import Fit
+from phenomjax.scaling.forecast.sizes import cost_of
 from phenomjax.scaling.observations import Observations
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def draw_against_flops(
         if fit is not None:
             flops = np.geomspace(runs.flops[mine].min() / 1.5, runs.flops[mine].max() * 1.5, GRID)
             params = np.full(GRID, size)
-            loss = fit.loss(params, flops / (per_unit(runs, params) * params))
+            loss = _expected(fit, params, flops / cost_of(fit).of(params))
             axis.plot(flops, loss, color=colour, linewidth=1, alpha=0.8)
     if fit is not None:
         largest = max([sizes.max(), *(one.params for one in forecasts)])
@@ -123,7 +124,7 @@ def draw_law(axis: "Axes", fit: Fit, first: float, last: float, largest: float =
     """
     runs = known_flops(fit)
     flops = np.geomspace(first, last, GRID)
-    loss, low, high = _best(runs, fit, flops, runs.params.min(), max(largest, runs.params.max()))
+    loss, low, high = _best(fit, flops, runs.params.min(), max(largest, runs.params.max()))
     axis.plot(flops, loss, color=DARK, linewidth=1.2, label="best size at each budget")
     axis.fill_between(flops, low, high, color=DARK, alpha=0.12, linewidth=0)
 
@@ -197,7 +198,7 @@ def along_budgets(runs: Observations, fit: Fit | None, *, title: str = "") -> "F
             params = np.geomspace(
                 runs.params[mine].min() / 1.5, runs.params[mine].max() * 1.5, GRID
             )
-            loss = fit.loss(params, flops[number] / (per_unit(runs, params) * params))
+            loss = _expected(fit, params, flops[number] / cost_of(fit).of(params))
             axis.plot(params, loss, color=colour, linewidth=1, alpha=0.8)
             if 0 < (lowest := int(loss.argmin())) < GRID - 1:
                 axis.scatter(
@@ -247,26 +248,26 @@ def _few():  # type: ignore[no-untyped-def]  # a locator of a library that loads
     return MaxNLocator(6)
 
 
+def _expected(fit: Fit, params: Values, seen: Values) -> Values:
+    return fit.loss(params, seen, np.full(len(seen), _unique(fit)))
+
+
+def _unique(fit: Fit) -> float:
+    """Units that there are to read, all of them: what exceeds them is read again."""
+    unique = fit.runs.unique[fit.used]
+    return float(np.max(unique[np.isfinite(unique)], initial=0.0)) or np.nan
+
+
 def _best(
-    runs: Observations, fit: Fit, flops: Values, smallest: float, largest: float
+    fit: Fit, flops: Values, smallest: float, largest: float
 ) -> tuple[Values, Values, Values]:
     """Loss and interval of the size that is best at each budget, among those between two."""
     params = np.geomspace(smallest, largest, GRID)
-    units = flops[:, None] / (per_unit(runs, params) * params)
-    expected = fit.loss(np.tile(params, len(flops)), units.ravel()).reshape(units.shape)
-    row, best = np.arange(len(flops)), expected.argmin(1)
-    found = fit.predict(params[best], units[row, best])
+    units = flops[:, None] / cost_of(fit).of(params)
+    best = _expected(fit, np.tile(params, len(flops)), units.ravel()).reshape(units.shape).argmin(1)
+    seen = units[np.arange(len(flops)), best]
+    found = fit.predict(params[best], seen, unique=np.full(len(flops), _unique(fit)))
     return found.loss, found.low, found.high
-
-
-def per_unit(runs: Observations, params: Values) -> Values:
-    """C / N D of models of these sizes, as a power of N through the runs: a decoder or an embedding
-    makes it differ from 6.
-    """
-    sizes, shares = np.log(runs.params), np.log(runs.flops / (runs.params * runs.seen))
-    middle = sizes.mean()
-    slope = 0.0 if np.ptp(sizes) < 0.02 else np.polyfit(sizes - middle, shares, 1)[0]
-    return np.exp(shares.mean() + slope * (np.log(params) - middle))
 
 
 def _groups(values: Values) -> tuple[Values, np.ndarray]:
