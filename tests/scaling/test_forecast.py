@@ -204,12 +204,32 @@ def test_a_fit_of_other_runs_is_named(folder, tmp_path):
         run_as_door(command, ["--fit", tmp_path, "--budget", "1e5"])
     fit = fitted()
     for changes, text in (
-        ({"facts": {"task": "mae"}}, r"is of runs of the task mae, and .*toy.py is of tests.lab"),
+        (
+            {"facts": {"task": "task=mae"}},
+            r"of other runs than .*toy.py, task: task=mae there, task=tests.lab.toy_task:Toy",
+        ),
+        (
+            {"facts": {"what is predicted": "", "start": "init_from=runs/a"}},
+            r"start: init_from=runs/a there, the defaults here|what is predicted: the defaults",
+        ),
         ({"unit": "residues"}, r"counts data in residues, and .*toy.py reads images. Fit runs"),
     ):
         dataclasses.replace(fit, runs=dataclasses.replace(fit.runs, **changes)).save(tmp_path)
         with pytest.raises(UserError, match=text):
             run_as_door(command, ["--fit", tmp_path, "--config", f"{folder}/toy.py"])
+
+
+def test_other_rows_of_validation_are_said(folder, tmp_path, caplog):
+    fit = fitted(**{"rows of validation": "64 rows, seed 0"})
+    fit.save(tmp_path)
+    words = ["--fit", tmp_path, "--config", f"{folder}/toy.py"]
+    run_as_door(command, [*words, "--config.eval.num_batches=4"])
+    assert "judged on" not in caplog.text
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command.log, "warning", lambda text, *values: said.append(text % values))
+        run_as_door(command, [*words, "--config.eval.num_batches=8", "--out", tmp_path / "b"])
+    assert "judged on 64 rows, seed 0, this one will be on 128 rows, seed 0: give it" in said[0]
 
 
 def test_far_from_the_fitted_runs_is_said(fit):

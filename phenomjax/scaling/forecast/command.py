@@ -24,6 +24,7 @@ import dataclasses
 import json
 import logging
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ import numpy as np
 import tyro
 from ml_collections import ConfigDict
 
+from phenomjax import tasks
 from phenomjax.cluster.flags import read_config
 from phenomjax.config import keys
 from phenomjax.scaling.costs import Size, cost_of, count_on_cpu
@@ -40,6 +42,7 @@ from phenomjax.scaling.fit.law import Fit
 from phenomjax.scaling.forecast import ending, expense, record, sizes, telling
 from phenomjax.scaling.forecast.curves import course, schedule_of
 from phenomjax.scaling.forecast.record import Forecast
+from phenomjax.scaling.observations import workdirs
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -59,6 +62,8 @@ class Options:
     """without `config`: trainable parameters"""
     tokens: float = 0.0
     """without `config`: units of data that training reads"""
+    unique: float = 0.0
+    """units of data of its training split, where `tokens` repeat them"""
     budget: float = 0.0
     """model FLOPs that the best size is told for (0: those of the configuration)"""
     run: Annotated[Path | None, tyro.conf.arg(metavar="WORKDIR")] = None
@@ -108,7 +113,7 @@ def run(options: Options) -> None:
 
 def _check(options: Options) -> None:
     """Raises UserError for options that do not go together, or cannot be."""
-    for name in ("params", "tokens", "budget"):
+    for name in ("params", "tokens", "unique", "budget"):
         value = getattr(options, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"`{name}` is {value:g}; it must be a number above 0.")
@@ -153,8 +158,11 @@ def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
     params, seen = np.array([options.params]), np.array([options.tokens])
     flops = float(sizes.cost_of(fit).of(params)[0]) * options.tokens
     reach = _reach(flops, fit, options)
-    said = fit.predict(params, seen, options.level)
-    for remark in telling.remarks(fit, options.params, options.tokens, math.nan):
+    unique = np.array([options.unique or math.nan])
+    said = fit.predict(params, seen, options.level, unique)
+    for remark in telling.remarks(
+        fit, options.params, options.tokens, options.tokens / float(unique[0])
+    ):
         log.warning("%s", remark)
     return {
         "loss": float(said.loss[0]),
@@ -180,13 +188,15 @@ def of_config(options: Options, fit: Fit) -> None:
     count_on_cpu()
     out = options.out or options.fit
     config = keys.finalize(read_config(options.config, options.overrides))
-    size = cost_of(config, out)
-    _check_kind(config, size, fit, options)
+    resolved = tasks.resolve(config, out)
+    size = cost_of(resolved, out)
+    _check_kind(resolved, size, fit, options)
     seen = float(config.num_steps * size.units_per_step)
     flops = config.num_steps * size.flops_per_step
     reach = _reach(flops, fit, options)
     cost = expense.expense(_devices(options), flops)
-    said = fit.predict(np.array([float(size.params)]), np.array([seen]), options.level)
+    unique = np.array([float(size.units_per_epoch)])
+    said = fit.predict(np.array([float(size.params)]), np.array([seen]), options.level, unique)
     values = json.loads(files.json_text(config.to_dict()))
     forecast = Forecast(
         written=record.now(),
@@ -201,7 +211,7 @@ def of_config(options: Options, fit: Fit) -> None:
         low=float(said.low[0]),
         high=float(said.high[0]),
         level=options.level,
-        floor=fit.values["E"],
+        floor=fit.values["E"] if fit.identified else None,
         extrapolation=reach,
         fit={
             "folder": str(options.fit),
@@ -213,9 +223,9 @@ def of_config(options: Options, fit: Fit) -> None:
         cost=cost,
     )
     path = forecast.write(out)
-    best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size))
+    best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size), float(unique[0]))
     print(telling.told(forecast, fit, size, best, leave_out_of(options.fit)))
-    given = " ".join([options.config, *options.overrides])
+    given = shlex.join([options.config, *options.overrides])
     print(
         f"wrote {path}\nnext: python -m phenomjax.main --config {given} --workdir runs/NAME"
         f" --config.scaling.forecast={path}",
@@ -258,16 +268,27 @@ def _reach(flops: float, fit: Fit, options: Options) -> float:
 
 def _check_kind(config: ConfigDict, size: Size, fit: Fit, options: Options) -> None:
     """Raises UserError where the fitted runs are of another task, unit or data."""
-    fitted = fit.runs.facts.get("task")
     mend = (
         f"Fit runs of this configuration: `python -m phenomjax.scaling ladder --config"
         f" {options.config} --budgets C,C --out DIR`, then `python -m phenomjax.scaling fit DIR"
         " --out FIT`."
     )
-    if fitted and fitted != config.task:
-        raise UserError(
-            f"The fit in {options.fit} is of runs of the task {fitted}, and {options.config} is of"
-            f" {config.task}: their losses are not of one kind. {mend}"
+    mine, fitted = workdirs.facts_of(config, size, options.config), dict(fit.runs.facts)
+    rows = fitted.pop(workdirs.ROWS, None)
+    for name, fact in fitted.items():
+        if mine.get(name, fact) != fact:
+            raise UserError(
+                f"The fit in {options.fit} is of other runs than {options.config}, {name}:"
+                f" {fact or 'the defaults'} there, {mine[name] or 'the defaults'} here. Their"
+                f" losses are not of one kind. {mend}"
+            )
+    if rows not in (None, mine[workdirs.ROWS]):
+        log.warning(
+            "The fitted runs were judged on %s, this one will be on %s: give it the"
+            " --config.eval.num_batches, --config.eval.batch_size and --config.eval.seed of those"
+            " runs, or part of the error is of the rows",
+            rows,
+            mine[workdirs.ROWS],
         )
     if fit.runs.unit and fit.runs.unit != size.unit:
         raise UserError(

@@ -33,7 +33,7 @@ def course(
       Nothing where fewer than `FEWEST` curves of this schedule are known.
     """
     floor = fit.values["E"]
-    reducible = fit.loss(fit.runs.params, fit.runs.seen) - floor
+    reducible = fit.loss(fit.runs.params, fit.runs.seen, fit.runs.unique) - floor
     kept = [
         (curve, float(above), float(np.log(c)))
         for curve, above, c, used in zip(

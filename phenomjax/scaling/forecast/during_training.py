@@ -231,7 +231,9 @@ class ForecastValidation:
         if forecast.curve:
             shares, expected, low, high = zip(*forecast.curve, strict=True)
             at = [share * steps for share in shares]
-            axis.fill_between(at, low, high, color=style.LIGHT, linewidth=0, label="its band")
+            axis.fill_between(
+                at, low, high, color=style.LIGHT, linewidth=0, label="band of the forecast"
+            )
             axis.plot(at, expected, "--", color=style.DARK, linewidth=1, label="forecast")
         errors = [[forecast.loss - forecast.low], [forecast.high - forecast.loss]]
         axis.errorbar(

@@ -1,11 +1,12 @@
 """The best size of a model for a budget of FLOPs, and how much another size loses."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
-from phenomjax.scaling.fit.law import Fit, law
+from phenomjax.scaling.fit.law import Fit, effective, law
 from phenomjax.system.errors import UserError
 from phenomjax.training.size import Size
 
@@ -65,8 +66,14 @@ class Best:
     largest: float
 
 
-def best(fit: Fit, flops: float, cost: Cost) -> Best:
+def best(fit: Fit, flops: float, cost: Cost, unique: float = math.nan) -> Best:
     """The size at which a budget reaches the lowest loss, by the law.
+
+    Args:
+      fit: whose law it is.
+      flops: the budget.
+      cost: of a unit of data.
+      unique: units of data that there are; NaN: as many as are wanted.
 
     Raises:
       UserError: by the law the loss falls with size, or with data, alone.
@@ -74,7 +81,8 @@ def best(fit: Fit, flops: float, cost: Cost) -> Best:
     fitted = fit.runs.params[fit.used]
     params = np.geomspace(fitted.min() / 1e3, fitted.max() * 1e5, GRID)
     seen = flops / cost.of(params)
-    loss = fit.loss(params, seen)
+    there = np.full_like(seen, unique)
+    loss = fit.loss(params, seen, there)
     at = int(np.argmin(loss))
     if at in (0, GRID - 1):
         alone = "data" if at == 0 else "size"
@@ -84,7 +92,8 @@ def best(fit: Fit, flops: float, cost: Cost) -> Best:
             " two apart: train several sizes at each of several budgets, as `python -m"
             " phenomjax.scaling ladder` does, and fit again."
         )
-    drawn = params[np.argmin(law(fit.draws, params, seen), axis=1)]
+    fresh = effective(seen, there, fit.half_lives[:, None]) if len(fit.half_lives) else seen
+    drawn = params[np.argmin(law(fit.draws, params, fresh), axis=1)]
     low, high = np.quantile(drawn, [0.05, 0.95])
     flat = params[loss <= (1 + WITHIN) * loss[at]]
     return Best(

@@ -90,10 +90,14 @@ def remarks(fit: Fit, params: float, seen: float, passes: float) -> list[str]:
     known = (fit.runs.seen / fit.runs.unique)[used]
     most = max([1.0, *(float(one) for one in known if math.isfinite(one))])
     if passes > REPEATED * most:
+        how = (
+            "what so many repetitions are worth is a guess"
+            if math.isfinite(fit.half_life)
+            else "data that are read again teach less than the law says, so the loss will be higher"
+        )
         found.append(
-            f"{passes:.3g} passes over its data, the fitted runs at most {most:.3g}: data that are"
-            " read again teach less than the law says, so the loss will be higher. More data, or"
-            " runs of data.subset in the ladder, mend it"
+            f"{passes:.3g} passes over its data, the fitted runs at most {most:.3g}: {how}. Train"
+            " on more data, or fit runs that repeat theirs as often (data.subset in the ladder)"
         )
     return found
 

@@ -1,5 +1,6 @@
 """Runs of a ladder, or any others, from their folders: config.json, size.json and metrics.jsonl."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -11,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from phenomjax.config.checks import flatten
 from phenomjax.scaling.observations import checks
 from phenomjax.scaling.observations.runs import Curve, Observations
 from phenomjax.system.errors import UserError, first_of
 from phenomjax.training import metrics
+from phenomjax.training.size import Size
 
 log = logging.getLogger("phenomjax")
 LOSS = "val/loss"
+ROWS = "rows of validation"
 # {fact: keys that it consists of}: runs that differ in one of them are judged by other losses.
 FACTS = {
     "task": ("task",),
@@ -81,6 +85,19 @@ class Read:
         rows = batches * (get("eval.batch_size") or get("global_batch_size", 1))
         seed = get("eval.seed", -1)
         return f"{rows} rows, seed {get('seed') if seed < 0 else seed}"
+
+
+def facts_of(config: ConfigDict, size: Size, name: str) -> dict[str, str]:
+    """The facts of a run that is yet to be trained, as `Observations.facts` has them.
+
+    Args:
+      config: resolved.
+      size: of it.
+      name: what it is called in messages.
+    """
+    run = Read(Path(name), flatten(config), dataclasses.asdict(size), config.num_steps, {}, {})
+    facts = {fact: run.fact(fact) for fact in FACTS}
+    return facts | {ROWS: run.judged_on}
 
 
 def of_workdirs(folders: Sequence[Path]) -> Observations:
@@ -257,6 +274,8 @@ def _same(runs: Sequence[Read]) -> dict[str, str]:
                 "the runs differ in %s: %s. A law holds for one recipe; the fit takes it as noise",
                 *(key, told),
             )
+    if len(recipe["validation"]) == 1:
+        facts[ROWS] = runs[0].judged_on
     return facts
 
 
