@@ -35,7 +35,10 @@ def fit():
     basins.append(basins[0] | {"alpha": 0.1, "beta": 0.12, "objective": 3.0})
     profile = np.stack([floors, ((floors - 1.5) / 0.1) ** 2])
     used = np.ones(27, bool)
-    return Fit(LAW, draws, 0.002, runs, used, tuple(basins), {"E": profile}, {})
+    return Fit(
+        LAW, draws, "plain", np.append(LAW, 0.0), np.pad(draws, ((0, 0), (0, 1))), 0.002, 20,
+        runs, used, tuple(basins), {"E": profile}, {}, {},
+    )  # fmt: skip
 
 
 def test_forecasts_stand_beside_outcomes_and_the_band_is_the_prediction(fit):

@@ -13,14 +13,14 @@ DIR/fit.npz, which `python -m phenomjax.scaling forecast --fit DIR` reads.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from phenomjax.scaling import observations
 from phenomjax.scaling.fit import comparisons, estimate, leave_out, repeated
 from phenomjax.scaling.fit.law import Fit
-from phenomjax.system.errors import UserError, check_folder_of
+from phenomjax.system.errors import UserError, check_folder_of, first_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ class Options:
     """beyond which an error of log(loss) counts linearly"""
     bootstraps: int = 400
     """draws over the runs"""
-    least_units_per_parameter: float = 0.0
-    """leave out runs of fewer units of data a parameter"""
+    edge: float = estimate.EDGE
+    """runs of the fewest units a parameter are left out while the law of the others misses them by
+    more than so many robust standard deviations; 0 keeps all"""
+    form: Literal["", "plain", "one_exponent", "offset", "one_exponent_offset"] = ""
+    """of the law that forecasts; the runs choose it if not given"""
     seed: int = 0
     """of the draws"""
 
@@ -59,9 +62,13 @@ def run(options: Options) -> None:
     check_folder_of(options.out)
     runs = read(options)
     settings = estimate.Settings(
-        options.delta, options.bootstraps, options.least_units_per_parameter, options.seed
+        delta=options.delta,
+        bootstraps=options.bootstraps,
+        edge=options.edge,
+        form=options.form,
+        seed=options.seed,
     )
-    fit = repeated.fit(runs, settings)
+    fit = repeated.fit(runs, settings, profiles=True)
     left_out = leave_out.of_fit(fit, settings)
     others = comparisons.beside(fit)
     fit.save(
@@ -106,10 +113,42 @@ def read(options: Options) -> observations.Observations:
 
 
 def described(fit: Fit) -> str:
-    """The law for a reader."""
+    """The law for a reader: first what is stable."""
     report = fit.report()
+    out = [name for name, used in zip(fit.runs.names, fit.used, strict=True) if not used]
     lines = [f"{report['fitted']} of {report['runs']} runs fitted; intervals are 90 %."]
+    if out:
+        lines.append(
+            f"Left out, for they saw too little to obey the law of the others: {first_of(out)}"
+            " (`edge` 0 keeps them)."
+        )
+    lines.append("L(N, D) = E + A / N^alpha + B / D^beta         by bootstrap     by likelihood")
     for name in ("ratio", "alpha", "beta", "E", "A", "B"):
         one = report[name]
-        lines.append(f"  {name:<6}{one['value']:>12.5g}  {one['low']:.5g} to {one['high']:.5g}")
+        profile = one["profile"]
+        likely = "" if profile is None else f"{profile[0]:.4g} to {profile[1]:.4g}"
+        drawn = f"{one['low']:.4g} to {one['high']:.4g}"
+        label = "beta / (alpha + beta)" if name == "ratio" else name
+        lines.append(f"  {label:<22}{one['value']:>10.5g}  {drawn:>22}  {likely:>16}")
+    if not fit.identified:
+        lines.append(
+            "E is not identified by these runs: do not lean on it, nor on what is left above it."
+            " beta / (alpha + beta) is stable: the best N grows as C to this power."
+        )
+    if len(fit.basins) > 1:
+        lines.append("Other optima of the objective (objective, share of the grid, E, exponents):")
+        cells = sum(basin["cells"] for basin in fit.basins)
+        lines += [
+            f"  {basin['objective']:.4g}  {basin['cells'] / cells:.0%}  E {basin['E']:.4g}"
+            f"  alpha {basin['alpha']:.3g}  beta {basin['beta']:.3g}"
+            for basin in fit.basins
+        ]
+    forecast = report["forecast"]
+    numbers = "  ".join(
+        f"{name} {forecast[name]:.4g}"
+        for name in ("E", "A", "B", "alpha", "beta", "D0")
+        if name != "D0" or forecast[name]
+    )
+    chosen = "as given" if not fit.scores else "the form that forecasts these runs best"
+    lines.append(f"Forecasts by {forecast['law']} ({chosen}): {numbers}.")
     return "\n".join(lines)

@@ -1,11 +1,14 @@
-"""L(N, D) = E + A / N^alpha + B / D^beta by variable projection: only the two exponents are
-searched, for given exponents E, A and B follow from a non-negative linear problem.
+"""L(N, D) = E + A / N^alpha + B / (D - D0)^beta by variable projection: only alpha, beta and D0 are
+searched, for given ones E, A and B follow from a non-negative linear problem.
 
 The five-parameter problem is badly conditioned (A and alpha trade over many decades); its
 projection on the exponents is not (arXiv 2603.22339, "VPNLS"; its surface is a picture with every
 basin in it). The loss is Huber's of log L, as Hoffmann et al. 2022 (arXiv 2203.15556, equation 10)
-and Besiroglu et al. 2024 have it. All functions work on a batch of problems at once, so a
-bootstrap is one call.
+and Besiroglu et al. 2024 have it. D0 = 0 is their law; D0 > 0 says that the first units count for
+nothing (warm-up), which bends the law where runs saw little. All functions work on a batch of
+problems at once, so a bootstrap is one call.
+
+What is searched is a row of three: alpha, beta, and D0 over the smallest D.
 """
 
 from dataclasses import dataclass
@@ -14,9 +17,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 EXPONENTS = (0.01, 3.0)  # the smallest and the largest that are looked at
+LARGEST_OFFSET = 0.9  # of the smallest D
+PLAIN = np.diag([1.0, 1, 0])  # `along`: the law of the literature
 CELLS = 28  # of the grid, along each exponent
 _SUBSETS = np.array([[c in chosen for c in range(3)] for chosen in
                      ((0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,))], float)  # fmt: skip
+_LOWEST = (EXPONENTS[0], EXPONENTS[0], 0.0)
+_HIGHEST = (EXPONENTS[1], EXPONENTS[1], LARGEST_OFFSET)
 _LONGEST = 0.5  # step of log L in the linear problem
 
 
@@ -50,20 +57,25 @@ class Problem:
         centre = float(size.mean()), float(data.mean())
         return Problem(size - centre[0], data - centre[1], np.log(loss), delta, centre)
 
-    def columns(self, exponents: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "k runs 3"]:
+    def left(self, searched: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k runs"]:
+        """log of the share of D that D0 leaves."""
+        return np.log1p(-searched[:, 2:] * np.exp(self.data.min() - self.data))
+
+    def columns(self, searched: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k runs 3"]:
         """What E, A and B are multiplied with; 1 at the centre."""
-        columns = np.empty((len(exponents), len(self.size), 3))
+        columns = np.empty((len(searched), len(self.size), 3))
         columns[..., 0] = 1
-        columns[..., 1] = np.exp(-exponents[:, :1] * self.size)
-        columns[..., 2] = np.exp(-exponents[:, 1:] * self.data)
+        columns[..., 1] = np.exp(-searched[:, :1] * self.size)
+        columns[..., 2] = np.exp(-searched[:, 1:2] * (self.data + self.left(searched)))
         return columns
 
     def named(
-        self, exponents: Float[np.ndarray, "k 2"], linear: Float[np.ndarray, "k 3"]
-    ) -> Float[np.ndarray, "k 5"]:
-        """E, A, B, alpha, beta in units of nats, parameters and units of data."""
-        scale = np.exp(exponents * np.array(self.centre))
-        return np.column_stack([linear[:, :1], linear[:, 1:] * scale, exponents])
+        self, searched: Float[np.ndarray, "k 3"], linear: Float[np.ndarray, "k 3"]
+    ) -> Float[np.ndarray, "k 6"]:
+        """E, A, B, alpha, beta, D0 in units of nats, parameters and units of data."""
+        scale = np.exp(searched[:, :2] * np.array(self.centre))
+        offset = searched[:, 2:] * np.exp(self.data.min() + self.centre[1])
+        return np.column_stack([linear[:, :1], linear[:, 1:] * scale, searched[:, :2], offset])
 
     def huber(
         self, residuals: Float[np.ndarray, "k runs"], weights: Float[np.ndarray, "#k runs"]
@@ -78,9 +90,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solutions:
-    """Of a batch of problems: exponents, E and the other two at the centre, and the objective."""
+    """Of a batch of problems: alpha, beta and D0 over the smallest D; E, and the other two at the
+    centre; the objective.
+    """
 
-    exponents: Float[np.ndarray, "k 2"]
+    searched: Float[np.ndarray, "k 3"]
     linear: Float[np.ndarray, "k 3"]
     objective: Float[np.ndarray, "k"]
 
@@ -146,62 +160,62 @@ def _linear_part(
 
 def solve(
     problem: Problem,
-    exponents: Float[np.ndarray, "k 2"],
+    searched: Float[np.ndarray, "k 3"],
     weights: Float[np.ndarray, "#k runs"],
     *,
     steps: int = 12,
     floor: Float[np.ndarray, "k"] | None = None,
 ) -> Solutions:
-    """E, A and B for given exponents.
+    """E, A and B for given alpha, beta and D0.
 
     Args:
       problem: the runs.
-      exponents: alpha, beta of each problem.
+      searched: of each problem.
       weights: of the runs; a run of weight 0 is left out.
       steps: of the reweighting.
       floor: E, where it is given.
     """
     linear, residuals = _linear_part(
-        problem, problem.columns(exponents), weights, steps, None, floor
+        problem, problem.columns(searched), weights, steps, None, floor
     )
-    return Solutions(exponents, linear, problem.huber(residuals, weights))
+    return Solutions(searched, linear, problem.huber(residuals, weights))
 
 
 def polish(
     problem: Problem,
-    exponents: Float[np.ndarray, "k 2"],
+    searched: Float[np.ndarray, "k 3"],
     weights: Float[np.ndarray, "#k runs"],
     *,
-    along: Float[np.ndarray, "#k 2 2"] | None = None,
+    along: Float[np.ndarray, "#k 3 3"] = PLAIN[None],
     floor: Float[np.ndarray, "k"] | None = None,
     steps: int = 150,
     tolerance: float = 1e-7,
 ) -> Solutions:
-    """The nearest minimum from given exponents: Gauss-Newton steps of the projected problem
+    """The nearest minimum from where the search starts: Gauss-Newton steps of the projected problem
     (Kaufman's), damped, E, A and B solved anew after each.
 
     Args:
       problem: the runs.
-      exponents: where each problem starts.
+      searched: where each problem starts.
       weights: of the runs.
-      along: projects each step of the exponents: what a profile holds fixed.
+      along: projects each step: what a form of the law, or a profile, holds fixed or tied.
       floor: E, where a profile holds it fixed.
       steps: at most.
       tolerance: of the exponents, where it stops.
     """
-    count = len(exponents)
+    count = len(searched)
     weights = np.broadcast_to(weights, (count, weights.shape[1]))
-    along = np.broadcast_to(np.eye(2) if along is None else along, (count, 2, 2))
-    at = np.array(exponents, float)
+    along = np.broadcast_to(along, (count, 3, 3))
+    at = np.array(searched, float)
     linear, residuals = _linear_part(problem, problem.columns(at), weights, 12, None, floor)
     value, damping = problem.huber(residuals, weights), np.full(count, 1e-3)
     live = np.arange(count)
     for _ in range(steps):
         # of those that still move
         columns = problem.columns(at[live])
-        step = _exponent_step(problem, columns, linear[live], residuals[live], weights[live],
+        step = _step(problem, at[live], columns, linear[live], residuals[live], weights[live],
                               damping[live], along[live], floor is None)  # fmt: skip
-        trial = np.clip(at[live] + step, *EXPONENTS)
+        trial = np.clip(at[live] + step, _LOWEST, _HIGHEST)
         moved, left = _linear_part(problem, problem.columns(trial), weights[live], 2, linear[live],
                                    None if floor is None else floor[live])  # fmt: skip
         reached = problem.huber(left, weights[live])
@@ -217,23 +231,27 @@ def polish(
     return Solutions(at, linear, value)
 
 
-def _exponent_step(
+def _step(
     problem: Problem,
+    at: Float[np.ndarray, "k 3"],
     columns: Float[np.ndarray, "k runs 3"],
     linear: Float[np.ndarray, "k 3"],
     residuals: Float[np.ndarray, "k runs"],
     weights: Float[np.ndarray, "k runs"],
     damping: Float[np.ndarray, "k"],
-    along: Float[np.ndarray, "k 2 2"],
+    along: Float[np.ndarray, "k 3 3"],
     floor_free: bool,
-) -> Float[np.ndarray, "k 2"]:
-    """The damped Gauss-Newton step of alpha and beta, with E, A and B following."""
+) -> Float[np.ndarray, "k 3"]:
+    """The damped Gauss-Newton step of what is searched, with E, A and B following."""
     predicted = np.exp(residuals + problem.log_loss)[..., None]
-    slopes = np.empty((*columns.shape[:2], 5))
+    slopes = np.empty((*columns.shape[:2], 6))
     slopes[..., :3] = columns / predicted
     terms = columns[..., 1:] * linear[:, None, 1:] / predicted
     slopes[..., 3] = -terms[..., 0] * problem.size
-    slopes[..., 4] = -terms[..., 1] * problem.data
+    left = problem.left(at)
+    slopes[..., 4] = -terms[..., 1] * (problem.data + left)
+    smallest = np.exp(problem.data.min() - problem.data - left)
+    slopes[..., 5] = terms[..., 1] * at[:, 1:2] * smallest
     robust = weights * problem.delta / np.maximum(np.abs(residuals), problem.delta)
     weighted = slopes * robust[..., None]
     normal = np.einsum("knc,knd->kcd", weighted, slopes, optimize=True)
@@ -247,12 +265,12 @@ def _exponent_step(
     follows = np.linalg.solve(
         inner, np.concatenate([cross, (gradient[:, :3] * free)[..., None]], 2)
     )
-    outer = normal[:, 3:, 3:] - np.einsum("kab,kac->kbc", cross, follows[..., :2])
-    slope = gradient[:, 3:] - np.einsum("kab,ka->kb", cross, follows[..., 2])
+    outer = normal[:, 3:, 3:] - np.einsum("kab,kac->kbc", cross, follows[..., :3])
+    slope = gradient[:, 3:] - np.einsum("kab,ka->kb", cross, follows[..., 3])
     outer = np.swapaxes(along, 1, 2) @ outer @ along
     slope = np.einsum("kab,ka->kb", along, slope)
     diagonal = np.einsum("kaa->ka", outer)
-    outer = outer + (damping[:, None] * diagonal + 1e-12 * trace[:, 0])[..., None] * np.eye(2)
+    outer = outer + (damping[:, None] * diagonal + 1e-12 * trace[:, 0])[..., None] * np.eye(3)
     step = -np.einsum("kab,kb->ka", along, np.linalg.solve(outer, slope[..., None])[..., 0])
     longest = np.abs(step).max(1, keepdims=True)
     return step * np.minimum(1, 0.2 / np.maximum(longest, 1e-300))
@@ -269,7 +287,9 @@ def surface(
     """The objective at each alpha (rows) and beta of the grid, E, A and B solved."""
     axis = grid()
     rows = [
-        solve(problem, np.column_stack([np.full(CELLS, alpha), axis]), weights).objective
+        solve(
+            problem, np.column_stack([np.full(CELLS, alpha), axis, np.zeros(CELLS)]), weights
+        ).objective
         for alpha in axis
     ]
     return np.stack(rows)

@@ -7,6 +7,7 @@ is left out: with exponents that are free it fits their runs hardly better.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -25,7 +26,7 @@ GRID, FINE = 13, 9  # half-lives that are looked at, and that draws are taken at
 SUBSETS = 1.5  # largest over smallest number of unique units, from where on R* can be told
 EVIDENCE = 6.0  # deviance that R* must take from the plain law, being a parameter more
 EDGE = 9.0  # deviance at the outermost of these: three standard deviations
-STARTS = np.array([(alpha, beta) for alpha in (0.2, 0.6) for beta in (0.2, 0.6)])
+STARTS = np.array([(alpha, beta, 0) for alpha in (0.2, 0.6) for beta in (0.2, 0.6)])
 
 
 def repeats(runs: Observations) -> bool:
@@ -41,17 +42,27 @@ def tells(runs: Observations) -> bool:
     return bool(again.any()) and np.nanmax(runs.unique) > SUBSETS * np.nanmin(runs.unique[again])
 
 
-def fit(runs: Observations, settings: estimate.Settings) -> Fit:
-    """The law of some runs, with what repetitions are worth where the runs tell and show it."""
-    if not tells(runs):
-        return estimate.fit(runs, settings)
-    known = np.isfinite(runs.flops)
-    runs = dataclasses.replace(runs, flops=np.where(known, runs.flops, 6 * runs.params * runs.seen))
+def fit(given: Observations, settings: estimate.Settings, *, profiles: bool = False) -> Fit:
+    """The law of some runs, with what repetitions are worth where the runs tell and show it.
 
-    def at(log_half_life: float, draws: int, seed: int = settings.seed) -> Fit:
+    Args:
+      given: the runs.
+      settings: how.
+      profiles: take the profile likelihood as well.
+    """
+    if not tells(given):
+        return estimate.fit(given, settings, profiles=profiles)
+    known = np.isfinite(given.flops)
+    used = estimate.within_edge(given, settings)
+    flops = np.where(known, given.flops, 6 * given.params * given.seen)
+    runs = dataclasses.replace(given, flops=flops).take(used)
+
+    def at(log_half_life: float, **changes: Any) -> Fit:
         fresh = effective(runs.seen, runs.unique, float(np.exp(log_half_life)))
-        some = dataclasses.replace(settings, bootstraps=draws, seed=seed)
-        return estimate.fit(dataclasses.replace(runs, seen=fresh), some)
+        some = dataclasses.replace(settings, **{"edge": 0.0, "bootstraps": 0, **changes})
+        return estimate.fit(
+            dataclasses.replace(runs, seen=fresh), some, profiles=profiles and not changes
+        )
 
     def deviance(log_half_life: float) -> float:
         # Of a profile likelihood whose scale is unknown; exact losses have an objective of 0.
@@ -70,26 +81,31 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
     found = minimize_scalar(deviance, bounds=near, method="bounded", options={"xatol": 1e-3})
     plain = deviance(np.inf)
     if plain - found.fun < EVIDENCE:
-        return estimate.fit(runs, settings)
+        return estimate.fit(given, settings, profiles=profiles)
     # Draws: of the law at half-lives that are drawn by their likelihood.
     low, high = (_where(deviance, found.x, found.fun + EDGE, end) for end in ends)
     fine = np.linspace(low, high, FINE)
     weights = np.exp(-(np.array([deviance(point) for point in fine]) - found.fun) / 2)
     random = np.random.default_rng(settings.seed)
     counts = random.multinomial(settings.bootstraps, weights / weights.sum())
+    best = at(found.x)
     parts = [
-        (point, at(point, int(count), settings.seed + number))
+        (point, at(point, bootstraps=int(count), seed=settings.seed + number, form=best.form))
         for number, (point, count) in enumerate(zip(fine, counts, strict=True))
         if count
     ]
-    best = at(found.x, 0 if parts else settings.bootstraps)
     half_lives = [np.full(len(part.draws), np.exp(point)) for point, part in parts]
     return dataclasses.replace(
         best,
-        draws=np.concatenate([part.draws for _, part in parts]) if parts else best.draws,
+        draws=np.concatenate([best.draws, *(part.draws for _, part in parts)]),
+        forecast_draws=np.concatenate(
+            [best.forecast_draws, *(one.forecast_draws for _, one in parts)]
+        ),
         half_life=float(np.exp(found.x)),
         half_lives=np.concatenate(half_lives) if parts else np.zeros(0),
-        runs=runs,
+        runs=dataclasses.replace(given, flops=flops),
+        used=used,
+        settings=dataclasses.asdict(settings),
     )
 
 

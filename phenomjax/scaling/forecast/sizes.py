@@ -93,7 +93,7 @@ def best(fit: Fit, flops: float, cost: Cost, unique: float = math.nan) -> Best:
             " phenomjax.scaling ladder` does, and fit again."
         )
     fresh = effective(seen, there, fit.half_lives[:, None]) if len(fit.half_lives) else seen
-    drawn = params[np.argmin(law(fit.draws, params, fresh), axis=1)]
+    drawn = params[np.argmin(law(fit.forecast_draws, params, fresh), axis=1)]
     low, high = np.quantile(drawn, [0.05, 0.95])
     flat = params[loss <= (1 + WITHIN) * loss[at]]
     return Best(
