@@ -11,6 +11,7 @@ DIR/fit.npz, which `python -m phenomjax.scaling forecast --fit DIR` reads.
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from typing import Annotated, Literal
 import tyro
 
 from phenomjax.scaling import observations
-from phenomjax.scaling.fit import comparisons, estimate, leave_out, repeated
+from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, repeated
 from phenomjax.scaling.fit.law import Fit
 from phenomjax.system.errors import UserError, check_folder_of, first_of
 
@@ -44,6 +45,10 @@ class Options:
     on_bad_run: observations.OnBad = "error"
     """a row of the table that cannot be fitted: skip leaves it out and names it; keep takes losses
     that are far from those of the runs around them"""
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """downstream metrics that are linked with the loss: columns of the table; of folders those that
+    a run logs at its end (val/accuracy, probe/…); or FILE or FILE:COLUMN, a table with a column
+    `run`, such as that of `scaling recall`"""
     delta: float = 1e-3
     """beyond which an error of log(loss) counts linearly"""
     bootstraps: int = 400
@@ -71,11 +76,17 @@ def run(options: Options) -> None:
     fit = repeated.fit(runs, settings, profiles=True)
     left_out = leave_out.of_fit(fit, settings)
     others = comparisons.beside(fit)
+    links = downstream.links(fit.runs)
     fit.save(
         options.out,
-        {"leave_out": [dataclasses.asdict(one) for one in left_out], "comparisons": others},
+        {
+            "leave_out": [dataclasses.asdict(one) for one in left_out],
+            "comparisons": others,
+            "metrics": {name: one.report() for name, one in links.items()},
+        },
     )
-    parts = described(fit), repeated.described(fit), leave_out.described(left_out)
+    parts = [described(fit), repeated.described(fit), leave_out.described(left_out)]
+    parts.append(downstream.described(links, list(runs.metrics)))
     print("\n".join([*filter(None, parts), comparisons.described(others)]))
 
 
@@ -96,20 +107,25 @@ def read(options: Options) -> observations.Observations:
             " phenomjax.scaling fit LADDER --out DIR`, or `python -m phenomjax.scaling fit --runs"
             " FILE.csv --columns params=COLUMN,tokens=COLUMN,loss=COLUMN --out DIR`."
         )
+    files = [word for word in options.metrics if observations.is_table(word)]
+    names = [word for word in options.metrics if word not in files]
     if folders:
         if options.columns or options.only or options.loss_unit:
             raise UserError(
                 f"`columns`, `only` and `loss_unit` are of a table, and {folders[0]} is a folder of"
                 " runs, which says itself what it is. Leave them away."
             )
-        return observations.of_workdirs(folders)
-    return observations.of_csv(
+        runs = observations.chosen(observations.of_workdirs(folders), names)
+        return functools.reduce(observations.of_table, files, runs)
+    runs = observations.of_csv(
         tables[0],
         observations.columns_of(options.columns) if options.columns else {},
         loss_unit=options.loss_unit,
         on_bad_run=options.on_bad_run,
         only=options.only,
+        metrics=names,
     )
+    return functools.reduce(observations.of_table, files, runs)
 
 
 def described(fit: Fit) -> str:

@@ -37,7 +37,7 @@ from phenomjax import tasks
 from phenomjax.cluster.flags import read_config
 from phenomjax.config import keys
 from phenomjax.scaling.costs import Size, cost_of, count_on_cpu
-from phenomjax.scaling.fit import law
+from phenomjax.scaling.fit import downstream, law
 from phenomjax.scaling.fit.law import Fit
 from phenomjax.scaling.forecast import ending, expense, record, sizes, telling
 from phenomjax.scaling.forecast.curves import course, schedule_of
@@ -164,6 +164,7 @@ def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
         fit, options.params, options.tokens, options.tokens / float(unique[0])
     ):
         log.warning("%s", remark)
+    metrics = downstream.forecast(fit.runs, said, options.level)
     return {
         "loss": float(said.loss[0]),
         "low": float(said.low[0]),
@@ -174,6 +175,7 @@ def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
         "flops": flops,
         "extrapolation": reach,
         "unit": fit.runs.unit,
+        **({"metrics": metrics} if metrics else {}),
     }
 
 
@@ -221,6 +223,7 @@ def of_config(options: Options, fit: Fit) -> None:
         },
         curve=course(fit, flops, said, schedule_of(config), options.level),
         cost=cost,
+        metrics=downstream.forecast(fit.runs, said, options.level),
     )
     path = forecast.write(out)
     best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size), float(unique[0]))

@@ -48,6 +48,7 @@ class Forecast:
       curve: (share of the run, loss, low, high) while it trains, rising shares; none where the
         fitted runs left no curves.
       cost: devices, hours, price, as far as they were asked for.
+      metrics: {metric: value, low, high} of those that follow the loss in the fitted runs.
     """
 
     written: str
@@ -67,6 +68,7 @@ class Forecast:
     fit: Mapping[str, Any]
     curve: tuple[tuple[float, float, float, float], ...] = ()
     cost: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
         """Writes forecast_YYYYMMDDTHHMMSSZ.json; returns its path.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from phenomjax.scaling.fit import downstream
 from phenomjax.scaling.fit.law import Fit
 from phenomjax.scaling.forecast import expense
 from phenomjax.scaling.forecast.record import Forecast
@@ -47,6 +48,7 @@ def told(
         lines.append(
             f"  this one: {100 * (forecast.loss / best.loss - 1):+.2f} % above the lowest loss"
         )
+    lines += downstream.told(forecast.metrics)
     if forecast.cost:
         lines.append(expense.told(dict(forecast.cost)))
     return "\n".join(lines)
