@@ -219,6 +219,18 @@ def test_a_fit_of_other_runs_is_named(folder, tmp_path):
             run_as_door(command, ["--fit", tmp_path, "--config", f"{folder}/toy.py"])
 
 
+def test_a_law_of_data_alone_has_no_best_size(fit, folder, tmp_path, capsys):
+    alone = np.array([0.0, 1e-9, 8.0, 0.4, 0.3])
+    dataclasses.replace(fit, parameters=alone, draws=np.tile(alone, (9, 1))).save(tmp_path)
+    with pytest.raises(
+        UserError, match=r"by this law the loss falls with data alone .*scaling lad"
+    ):
+        run_as_door(command, ["--fit", tmp_path, "--budget", "1e6"])
+    run_as_door(command, ["--fit", tmp_path, "--config", f"{folder}/toy.py"])
+    assert "There is no best size for a budget" in capsys.readouterr().out
+    assert record.read(next(tmp_path.glob("forecast_*"))).floor is None
+
+
 def test_other_rows_of_validation_are_said(folder, tmp_path, caplog):
     fit = fitted(**{"rows of validation": "64 rows, seed 0"})
     fit.save(tmp_path)

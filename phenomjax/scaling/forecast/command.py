@@ -225,8 +225,12 @@ def of_config(options: Options, fit: Fit) -> None:
         cost=cost,
         metrics=downstream.forecast(fit.runs, said, options.level),
     )
+    best: sizes.Best | str
+    try:
+        best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size), float(unique[0]))
+    except UserError as error:  # the loss is forecast all the same
+        best = str(error)
     path = forecast.write(out)
-    best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size), float(unique[0]))
     print(telling.told(forecast, fit, size, best, leave_out_of(options.fit)))
     given = shlex.join([options.config, *options.overrides])
     print(

@@ -18,7 +18,7 @@ def told(
     forecast: Forecast,
     fit: Fit,
     size: Size,
-    best: Best,
+    best: Best | str,
     leave_out: Sequence[Mapping[str, float]],
 ) -> str:
     """All of a forecast.
@@ -27,7 +27,7 @@ def told(
       forecast: of a configuration.
       fit: that it stands on.
       size: of the configuration.
-      best: size for a budget.
+      best: size for a budget, or why there is none.
       leave_out: how the fit forecast its own largest budgets.
     """
     unit, passes = forecast.unit, forecast.seen / size.units_per_epoch
@@ -43,8 +43,8 @@ def told(
     lines += [f"  {remark}" for remark in remarks(fit, forecast.params, forecast.seen, passes)]
     if not forecast.curve:
         lines.append("  no curves of fitted runs of this schedule are known: only the end is told")
-    lines.append(best_size(best, unit))
-    if math.isclose(best.flops, forecast.flops):
+    lines.append(best if isinstance(best, str) else best_size(best, unit))
+    if not isinstance(best, str) and math.isclose(best.flops, forecast.flops):
         lines.append(
             f"  this one: {100 * (forecast.loss / best.loss - 1):+.2f} % above the lowest loss"
         )
