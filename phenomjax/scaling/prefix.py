@@ -3,6 +3,11 @@
 Where earlier runs of the same schedule are known (those of a ladder), from their curves: curves of
 one schedule have nearly one shape. Else from the run alone, by the law of annealing, whose interval
 is wide for as long as the learning rate has not fallen.
+
+Measured on a ladder of 16 masked autoencoders (one cycle, 26 thousand to 1.4 million parameters)
+with the rest of each curve hidden: at 45 %, 70 % and 85 % of a run the loss had still 15 %, 4 % and
+1.4 % to fall. Forecast from the 15 others: median error 3.7 %, 0.7 % and 0.4 %, 94 % of the ends
+within their 90 % interval; from each run alone: 9.6 %, 1.5 % and 0.8 %, 88 to 100 %.
 """
 
 from collections.abc import Sequence

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from phenomjax.scaling.fit import estimate
 from phenomjax.scaling.fit.leave_out import described, leave_out, possible_cuts
+from phenomjax.scaling.observations import Observations
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,27 @@ def test_a_run_below_the_floor_has_no_reducible_loss():
 
     (found,) = leave_out(FLOPS, LOSS, 10.0, forecast, cuts=[3e15 * 2])
     assert np.isnan(found.median_error_of_reducible) and found.coverage == 1
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("dataset", "multiplier"), [("rpj", 32), ("rw_original", 16)])
+def test_overtrained_and_larger_models_are_forecast_from_small_ones(shared, dataset, multiplier):
+    """Models of 11 to 412 M parameters tell 1.4 B trained for long, and 6.9 B; N is counted without
+    embeddings, which are most of the smallest models.
+    """
+    table = pd.read_csv(shared / "scaling/overtraining_runs.csv")
+    table = table[table["dataset"] == dataset]
+    columns = table["params_no_embed"], table["tokens"], table["loss_c4_val"]
+    params, seen, loss = (column.to_numpy(np.float64) for column in columns)
+    unknown = np.full(len(table), np.nan)
+    runs = Observations(
+        tuple(table["run"]), params, seen, unknown, 6 * params * seen, loss, "tokens",
+        curves=(None,) * len(table),
+    )  # fmt: skip
+    fit = estimate.fit(runs.take(params < 1e9), estimate.Settings(bootstraps=100))
+    times = table["multiplier"].to_numpy()
+    wanted = (params > 1e9) & ((times == multiplier) | (params > 5e9))
+    said = fit.predict(params[wanted], seen[wanted])
+    assert wanted.sum() == 2
+    assert (np.abs(said.loss / loss[wanted] - 1) < [0.015, 0.035]).all()
+    assert ((said.low < loss[wanted]) & (loss[wanted] < said.high)).all()
