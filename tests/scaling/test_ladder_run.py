@@ -17,7 +17,7 @@ from phenomjax.scaling.ladder import command, record
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from tests.lab import ROOT
 from tests.lab.doors import run_as_door
-from tests.lab.slurm import wait_until
+from tests.lab.slurm import slurm, wait_until  # noqa: F401  the fixture
 from tests.scaling.test_ladder_plan import PLATE, SCREEN
 
 pytest.importorskip("optuna")
@@ -109,7 +109,7 @@ def test_what_diverged_stays_and_what_failed_is_tried_again(ladder, monkeypatch)
     assert "trials/0001 (64x1 at 1e+09 FLOPs) diverged" in said
     after = starts(ladder.folder)
     assert sorted(after) == ["0000", "0001", "0002", "0004"]
-    assert (ladder.folder / "failed" / "0003" / "trial.log").exists()
+    assert (ladder.folder / ".failed" / "0003" / "trial.log").exists()
     assert record.load(ladder.folder).workdir(3) == "trials/0004"
 
 
@@ -137,6 +137,25 @@ def test_a_killed_ladder_goes_on(ladder, count):
     code, said = ladder("--budgets", "1e9,2e9")
     assert code == EXIT_DONE and "4 of 4 runs complete" in said
     assert not list(ladder.folder.glob("trials/*/collision"))
+
+
+def test_workers_of_a_slurm_array(ladder, slurm, request):  # noqa: F811
+    """Followed, left alone and followed again."""
+    if not request.config.getoption("--full"):
+        pytest.skip("the launchers are those of sweeps, which are tested there: run with --full")
+    words = [*WORDS, "--budgets", "1e9,2e9", "--out", str(ladder.folder)]
+    words += ["--launcher", "slurm", "--workers", "2"]
+    environment = os.environ | {"SLURM_CONF": slurm.conf, "TOY_STEP_SECONDS": "0.05"}
+    command_line = [sys.executable, "-m", "phenomjax.scaling", "ladder", *words]
+    process = subprocess.Popen(command_line, cwd=ROOT, env=environment)
+    wait_until(lambda: steps_of(ladder.folder), "a trial that saves")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 75
+    done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "4 of 4 runs complete" in done.stdout, done.stderr
+    assert "following it" in done.stderr
+    hosts = [json.loads(p.read_text())["host"] for p in ladder.folder.glob("claims/trial_*/*")]
+    assert set(hosts) <= {"lab0", "lab1", "lab2", "lab3"} and len(set(hosts)) == 2
 
 
 def steps_of(folder):

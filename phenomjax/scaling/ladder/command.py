@@ -304,7 +304,7 @@ def trained(ladder: Ladder, options: Options) -> int:
         ladder = ladder.again(failed)
         ladder.save(options.out)
         for trial in failed:
-            set_aside = options.out / "failed" / f"{trial:04d}"
+            set_aside = options.out / ".failed" / f"{trial:04d}"
             set_aside.parent.mkdir(exist_ok=True)
             if (workdir := opened.settings.workdir(trial)).exists():
                 workdir.rename(set_aside)
