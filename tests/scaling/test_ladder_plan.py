@@ -2,9 +2,12 @@
 the mistakes a user can make.
 """
 
+import shlex
+
 import pytest
 
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.scaling import costs
 from phenomjax.scaling.ladder import command, rules, sizes
 from phenomjax.scaling.ladder.command import Options
 from phenomjax.system.errors import UserError
@@ -157,7 +160,7 @@ def test_a_classifier_is_planned_in_whole_parts_and_on_shares_of_its_data(tmp_pa
         min_steps=1,
         overrides=words,
     )
-    ladder, _ = command.planned(options)
+    ladder, *_ = command.planned(options)
     assert {run.size for run in ladder.runs} == {"8x3", "16x6"} and len(ladder.runs) == 8
     for run in ladder.runs:
         # two parts of two images or more
@@ -199,3 +202,33 @@ def test_mistakes(words, message, screen, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=message) as error:
         run_as_door(command, [*own, screen, *held_out, *words, "--out", str(tmp_path), "--plan"])
     assert "\n" not in str(error.value)
+
+
+def test_a_large_run_is_told_by_the_same_rules(screen, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "run_tasks", lambda _, tasks, *rest: map(command.planned, tasks))
+    words = ["--config", "configs/mae_demo.py", "--budgets", "1e10,4e10", "--sizes", "32x1"]
+    words += [screen, *PLATE, "--config.num_steps=50", "--flops_per_second", "1e9"]
+    out = ["--out", str(tmp_path), "--plan", "--target", "4e11:64x2"]
+    assert run_as_door(command, [*words, *out]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs," in said and said.count("large run 64x2") == 1
+    forecast, train = (line.strip() for line in said.splitlines()[-2:])
+    # main's words make the run that was planned
+    words = [word for word in shlex.split(train) if word.startswith("--config.")]
+    assert words.pop() == "--config.scaling.forecast=FILE"
+    config = command.read_config("configs/mae_demo.py", words)
+    (run,) = command.planned(
+        Options(
+            tmp_path,
+            "configs/mae_demo.py",
+            ("4e11",),
+            ("64x2",),
+            overrides=(screen, *PLATE, "--config.num_steps=50"),
+        )
+    )[0].runs
+    assert (config.num_steps, config.global_batch_size) == (run.steps, run.batch)
+    assert config.optimizer.learning_rate == run.rate and config.model.embed_dim == 64
+    assert config.eval.batch_size == 16 and forecast.startswith(
+        "python -m phenomjax.scaling forecast --fit"
+    )
+    assert costs.cost_of(config, tmp_path).flops_per_step * run.steps == run.flops

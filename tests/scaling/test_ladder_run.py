@@ -15,7 +15,7 @@ import pytest
 
 from phenomjax.scaling.ladder import command, record
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 from tests.lab.doors import run_as_door
 from tests.lab.slurm import slurm, wait_until  # noqa: F401  the fixture
 from tests.scaling.test_ladder_plan import PLATE, SCREEN
@@ -27,6 +27,16 @@ from phenomjax.sweep.worker import Worker
 TRIAL = f"{sys.executable} {ROOT / 'tests' / 'lab' / 'toy_trial.py'}"
 WORDS = ["--config", "configs/mae_demo.py", *SCREEN, *PLATE, "--flops_per_second", "1e9"]
 WORDS += ["--sizes", "32x1,64x1", "--min_steps", "4"]
+
+
+# the command, with its plan in its own process
+DOOR = """
+import sys
+from phenomjax.scaling.ladder import command
+from tests.lab.doors import run_as_door
+command.run_tasks = lambda _, tasks, *rest: map(command.planned, tasks)
+sys.exit(run_as_door(command, sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -88,11 +98,11 @@ def test_what_diverged_stays_and_what_failed_is_tried_again(ladder, monkeypatch)
     planned = command.planned
 
     def spoilt(options):
-        found, left_out = planned(options)
+        found, *rest = planned(options)
         for run in found.runs:
             if run.size == "64x1":
                 run.settings["optimizer.learning_rate"] = next(rates, 0.01)
-        return found, left_out
+        return found, *rest
 
     monkeypatch.setattr(command, "planned", spoilt)
     code, said = ladder("--budgets", "1e9,2e9")
@@ -115,21 +125,15 @@ def test_what_diverged_stays_and_what_failed_is_tried_again(ladder, monkeypatch)
 
 def planned_of(folder):
     """What is on disk, as it is."""
-    return lambda options: (record.load(folder), [])
+    return lambda options: (record.load(folder), [], [])
 
 
 def test_a_killed_ladder_goes_on(ladder, count):
     """Its command is killed, at any time, with all that it started."""
     kills, words = count(1, 20), [*WORDS, "--budgets", "1e9,2e9", "--out", str(ladder.folder)]
-    environment = os.environ | {"TOY_STEP_SECONDS": "0.02"}
+    environment, said = os.environ | {"TOY_STEP_SECONDS": "0.02"}, subprocess.DEVNULL
     for number in range(kills):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "phenomjax.scaling", "ladder", *words],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = warm.Popen([sys.executable, "-c", DOOR, *words], ROOT, environment, said, said)
         wait_until(lambda n=number: len(steps_of(ladder.folder)) > n, "a trial that saves")
         time.sleep(0.05 * (number % 5))
         os.kill(process.pid, signal.SIGKILL)

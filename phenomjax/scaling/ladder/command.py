@@ -19,6 +19,7 @@ Exit codes: 0 all runs are complete, 1 some diverged or failed, 2 a mistake in c
 input, 75 stopped after saving (run the same command again).
 """
 
+import dataclasses
 import logging
 import math
 import os
@@ -37,7 +38,7 @@ from phenomjax.config import keys
 from phenomjax.config.checks import flatten
 from phenomjax.scaling.costs import count_on_cpu
 from phenomjax.scaling.ladder import record, rules, running, telling
-from phenomjax.scaling.ladder.plan import Planner, Wanted
+from phenomjax.scaling.ladder.plan import Planner, Run, Wanted
 from phenomjax.scaling.ladder.record import Ladder
 from phenomjax.scaling.ladder.running import Program, Rate
 from phenomjax.sweep.optional import with_optuna
@@ -92,6 +93,9 @@ class Options:
     flops_per_second: float = 0.0
     """of one worker, for the hours of the plan (0: a few steps of the smallest and the largest
     model are timed on this machine)"""
+    target: Annotated[str, tyro.conf.arg(metavar="C[:SIZE]")] = ""
+    """print, too, the commands that forecast and train a large run of so many FLOPs by the same
+    rules, such as 3e13:256x8; without SIZE of all sizes"""
     plan: bool = False
     """print the plan and train nothing"""
     launcher: Literal["local", "slurm"] = "local"
@@ -115,24 +119,28 @@ def run(options: Options) -> int:
       UserError: a mistake on the command line, in the configuration or its data.
     """
     # apart, since shapes start JAX, whose threads are none for a process that forks workers
-    ((ladder, left_out),) = run_tasks(_planned_apart, [options], 2, threading.Event())
+    ((ladder, left_out, large),) = run_tasks(_planned_apart, [options], 2, threading.Event())
     print(telling.plan(ladder, rates_of(ladder, options), left_out), flush=True)
     if options.plan:
         print("next: the same command without --plan trains them", flush=True)
-        return EXIT_DONE
-    ladder.save(options.out)
-    return with_optuna(lambda: trained(ladder, options))
+        code = EXIT_DONE
+    else:
+        ladder.save(options.out)
+        code = with_optuna(lambda: trained(ladder, options))
+    for one in large:
+        print(telling.large(ladder, one), flush=True)
+    return code
 
 
-def _planned_apart(options: Options) -> tuple[Ladder, list[str]]:
+def _planned_apart(options: Options) -> tuple[Ladder, list[str], list[Run]]:
     log_to_stderr()
     count_on_cpu()
     return planned(options)
 
 
-def planned(options: Options) -> tuple[Ladder, list[str]]:
-    """The ladder that a command line asks for, with the runs that the folder has already; and what
-    was left out of it.
+def planned(options: Options) -> tuple[Ladder, list[str], list[Run]]:
+    """The ladder that a command line asks for, with the runs that the folder has already; what was
+    left out of it; and the large runs that it is for.
 
     Raises:
       UserError: a mistake in the command line, the configuration or its data.
@@ -155,7 +163,19 @@ def planned(options: Options) -> tuple[Ladder, list[str]]:
         trials=tuple(range(len(runs))),
     )
     before = record.load(options.out)
-    return (before.grown(ladder, options.out) if before else ladder), planner.left_out
+    large = list[Run]()
+    if options.target:
+        budget, _, size = options.target.partition(":")
+        aim = dataclasses.replace(
+            wanted,
+            budgets=tuple(_numbers("target", (budget,))),
+            sizes=(size,) if size else wanted.sizes,
+            seeds=wanted.seeds[:1],
+            subsets=wanted.subsets[-1:],
+        )
+        large = Planner(config, aim, options.out, own).runs()
+    whole = before.grown(ladder, options.out) if before else ladder
+    return whole, planner.left_out, large
 
 
 def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:

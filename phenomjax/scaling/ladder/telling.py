@@ -1,10 +1,13 @@
 """What a ladder says: its plan before it is trained, and what became of it."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from phenomjax.cluster.flags import without
 from phenomjax.scaling.ladder import running
+from phenomjax.scaling.ladder.plan import LOOKS, Run
 from phenomjax.scaling.ladder.record import Ladder
 from phenomjax.scaling.ladder.running import Rate
 from phenomjax.system.log import counted, duration
@@ -85,6 +88,22 @@ def plan(ladder: Ladder, rates: Sequence[Rate], left_out: Sequence[str]) -> str:
     )
     lines.append(f"{counted(len(ladder.runs), 'run')}, {total:.3g} FLOPs; {hours}")
     return "\n".join(lines)
+
+
+def large(ladder: Ladder, run: Run) -> str:
+    """A large run that a ladder is for, and the commands that forecast and train it."""
+    # how often it looks is its own matter
+    settings = {key: value for key, value in run.settings.items() if key not in LOOKS}
+    words = ["--config", ladder.config, *without(ladder.overrides, settings)]
+    words += [f"--config.{key}={value}" for key, value in settings.items()]
+    forecast = "--config.scaling.forecast=FILE"
+    return (
+        f"large run {run.size}: {run.params:,} parameters, {run.seen:,} {ladder.unit}, {run.steps}"
+        f" steps of {run.batch}, learning rate {run.rate:.3g}, {run.flops:.3g} FLOPs\n"
+        "  python -m phenomjax.scaling forecast --fit forecast/"
+        f" {shlex.join(words)}\n"
+        f"  python -m phenomjax.main {shlex.join(words)} {forecast} --workdir runs/large"
+    )
 
 
 def outcome(ladder: Ladder, folder: Path, ends: Mapping[int, str]) -> tuple[str, bool]:
