@@ -13,6 +13,7 @@ from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.config import stored as config_stored
+from phenomjax.models import parametrisation
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
 
@@ -207,9 +208,12 @@ def load_params(
       (params, shared): all of both, or the parts that were taken.
 
     Raises:
-      UserError: any array is missing, too many, or of another shape.
+      UserError: any array is missing, too many, or of another shape; or the model computes
+        something else with them.
     """
     folder = find(path)
+    if model:
+        _check_scales(folder, model)
     item, *kept = _for_inference(folder)
     for each in (item, *kept):
         _verify(folder, each.name, together=True)
@@ -245,6 +249,20 @@ def load_params(
         f"; not taken: {', '.join(left)}" if left else "",
     )
     return params, found
+
+
+def _check_scales(folder: Path, model: ConfigDict) -> None:
+    """Checks that a model multiplies embeddings and logits as the run did that a folder is of."""
+    theirs = config_stored.load(folder.parent.parent / "config.json").model
+    if parametrisation.scales(theirs) != parametrisation.scales(model):
+        raise UserError(
+            f"init_from: {folder} was trained with config.model.parametrisation"
+            f" '{theirs.parametrisation}' and config.model.base_width {theirs.base_width} at the"
+            f" width {theirs.embed_dim}, and here they are '{model.parametrisation}' and"
+            f" {model.base_width}: the logits of the same parameters would be others. Set"
+            f" --config.model.parametrisation={theirs.parametrisation}"
+            f" --config.model.base_width={theirs.base_width}."
+        )
 
 
 def _other_names(folder: Path, model: ConfigDict) -> dict[str, tuple[tuple[str, ...], ...]]:

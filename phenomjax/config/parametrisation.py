@@ -14,7 +14,7 @@ def add_keys(m: ConfigDict, decoder: bool = False) -> None:
     # how first values and learning rates follow the model's size: "standard" (they do not), "mup"
     # (the best rate is the same at every width), "complete_p" (and at every depth)
     m.parametrisation = "standard"
-    # embed_dim at which they are as in "standard", and the optimiser's settings were found; mlp and
+    # embed_dim at which they are as in "standard", and the optimiser's settings were found; MLP and
     # heads in proportion, head_dim the same. 0 = its own
     m.base_width = 0
     # of "complete_p", likewise layers; 0 = its own

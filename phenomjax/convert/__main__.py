@@ -27,6 +27,7 @@ from tyro.conf import Positional, arg
 from phenomjax.checkpoints import loading
 from phenomjax.convert import array_files, back, compare, families
 from phenomjax.convert.described import about, their_config
+from phenomjax.models import parametrisation
 from phenomjax.models.batch_norm import RUNNING
 from phenomjax.system import files
 from phenomjax.system.errors import (
@@ -133,6 +134,9 @@ def write_theirs(options: Options, source: Path) -> None:
             f"{source} is a run of the task {config.task}, and {name} weights are of"
             f" {families.TASKS[name]}. Name the model that it was trained as, or another workdir."
         )
+    # other programs know one parametrisation
+    params = parametrisation.folded(params, config.model)
+    config.model.update(parametrisation.plain(config.model))
     layout = options.layout or LAYOUTS[name][0]
     arrays = families.to_theirs(name, layout, config, params)
     outputs = compare.outputs(config, params)

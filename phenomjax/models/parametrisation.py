@@ -23,7 +23,7 @@ and d. The decay of weights, rate x weight_decay, stays.
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -76,6 +76,11 @@ def logit_scale(model: ConfigDict) -> float:
 def embedding_scale(model: ConfigDict) -> float:
     """Transformer-XL's sqrt(embed), which is that of the base."""
     return (model.embed_dim / width_ratio(model)) ** 0.5
+
+
+def scales(model: ConfigDict) -> float:
+    """1 / n where the forward pass knows it; 1 where parameters say all that a model computes."""
+    return logit_scale(model) if "init_std" in model else 1.0
 
 
 def epsilon_scale(model: ConfigDict) -> float:
@@ -132,18 +137,19 @@ def multipliers(name: str, shape: tuple[int, ...], model: ConfigDict) -> Multipl
 
 
 def folded(params: Params, model: ConfigDict) -> Params:
-    """Parameters that a "standard" model computes the same with.
+    """Parameters that a "standard" model computes the same with; the last layer's features, where
+    logits are divided, are divided too.
 
     Args:
-      params: unboxed, layers unrolled.
+      params: unboxed.
       model: what they were trained as.
 
     Raises:
       UserError: there are none.
     """
-    ratio = width_ratio(model)
-    if ratio == 1.0 or "init_std" not in model:  # the forward pass is that of "standard"
+    if scales(model) == 1.0:
         return params
+    ratio = width_ratio(model)
     if model.get("norm") == "pre":
         raise UserError(
             f"A model of config.model.parametrisation '{model.parametrisation}' divides its logits"
@@ -152,17 +158,29 @@ def folded(params: Params, model: ConfigDict) -> Params:
             " none at its end. It can be exported as a graph, by `python -m phenomjax.export`"
             " --format stablehlo."
         )
-    # Embeddings e and the last hidden state h become e / a and h / b.
+    # Embeddings are e / a and the last hidden state is h a / n.
     a = ratio**0.5 if "div_val" in model else 1.0
-    last = rf"blocks/layer_{model.num_layers - 1}/mlp_norm/(scale|bias)"
+    last = model.num_layers - 1
 
     def divided(path: jax.tree_util.KeyPath, x: np.ndarray) -> np.ndarray:
         name = name_of(path)
+        factor = np.ones(())
         if re.fullmatch(r"vocabulary/(bin_\d+_embedding|cluster_kernel)", name):
-            return np.asarray(x / a, x.dtype)
-        return np.asarray(x * a / ratio, x.dtype) if re.fullmatch(last, name) else x
+            factor = np.asarray(1.0 / a)
+        elif re.fullmatch(rf"blocks/layer_{last}/mlp_norm/(scale|bias)", name):
+            factor = np.asarray(a / ratio)
+        elif re.fullmatch(r"blocks/layers/mlp_norm/(scale|bias)", name):
+            factor = np.where(np.arange(last + 1) == last, a / ratio, 1.0)[:, None]
+        return np.asarray(x * factor, x.dtype)
 
     return jax.tree.map_with_path(divided, params)
+
+
+def plain(model: ConfigDict) -> dict[str, Any]:
+    """Settings of a "standard" model, for parameters that are `folded`."""
+    keys = "base_width", "base_depth", "decoder_base_width", "decoder_base_depth"
+    found: dict[str, Any] = {key: 0 for key in keys if key in model}
+    return {"parametrisation": "standard", **found} if "parametrisation" in model else {}
 
 
 def _growth(name: str, model: ConfigDict) -> tuple[str, str]:

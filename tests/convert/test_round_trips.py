@@ -18,6 +18,7 @@ from phenomjax.convert import array_files, compare
 from phenomjax.convert.described import their_config
 from phenomjax.export import __main__ as export
 from phenomjax.inference.variants.likelihood import variant_scores
+from phenomjax.models import parametrisation, vit
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained import opening
 from tests.export.test_export import write_run
@@ -305,3 +306,45 @@ def test_hugging_face_opens_the_folder_and_computes_the_same(case, tmp_path):
     with torch.no_grad():
         found = theirs(torch.tensor(tokens[:, 0]))[0].numpy()
     np.testing.assert_allclose(found, np.asarray(ours)[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", ["transformer_xl", "xlnet"])
+def test_a_model_that_divides_its_logits_goes_out_as_one_that_does_not(tmp_path, name, scan):
+    task = front.LANGUAGE_MODELS[name][0]
+    how = {"parametrisation": "mup", "base_width": 4, "alphabet": "protein", "boundary": "eos"}
+    changes = {f"model__{key}": value for key, value in {**how, "rare": "keep"}.items()}
+    run = tiny_language_models.write(tmp_path / "run", task, **changes)
+    config, params, _ = loading.load(run)
+    if scan:
+        config.model.scan_layers = True
+        params = jax.device_get(vit.stack_layers(params))
+    plain = config.copy_and_resolve_references()
+    plain.model.update(parametrisation.plain(config.model))
+    folded = parametrisation.folded(params, config.model)
+    before, after, unfolded = (
+        np.concatenate([x.ravel() for x in likelihoods(*each)])
+        for each in ((config, params), (plain, folded), (plain, params))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    assert np.abs(unfolded - before).max() > 0.01
+    if scan:
+        return
+    assert front.main([name, str(run), str(tmp_path / "w.safetensors")]) == 0
+    assert front.main([name, str(tmp_path / "w.safetensors"), str(tmp_path / "back")]) == 0
+    back, again, _ = loading.load(tmp_path / "back")
+    assert back.model.parametrisation == "standard"
+    found = np.concatenate([x.ravel() for x in likelihoods(back, again)])
+    np.testing.assert_allclose(found, before, rtol=1e-4, atol=1e-5)
+
+
+def likelihoods(config, params):
+    outputs = compare.outputs(config, params)
+    return [np.asarray(x) for key, x in outputs.items() if "likelihood" in key]
+
+
+def test_logits_that_no_norm_can_divide_are_refused(tmp_path):
+    how = {"model__parametrisation": "mup", "model__base_width": 4, "model__norm": "pre"}
+    run = tiny_language_models.write(tmp_path / "run", "causal_lm", **how)
+    with pytest.raises(UserError, match=r"divides its logits by 4, .* norm 'pre', and none at"):
+        front.run(front.Options(model="transformer_xl", source=run, target=tmp_path / "w.npz"))

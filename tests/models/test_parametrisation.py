@@ -10,8 +10,10 @@ import optax
 import pytest
 
 from phenomjax import config, optim, tasks
+from phenomjax.checkpoints import loading
 from phenomjax.models import parametrisation
 from phenomjax.system.errors import UserError
+from tests.lab import tiny_language_models
 
 BASE = 32  # width
 
@@ -170,6 +172,55 @@ def test_rates_and_decay_of_a_wider_and_deeper_model():
     np.testing.assert_allclose(names["encoder/blocks/layer_0/scale/gamma"], 0.05, rtol=1e-6)
 
 
+def activations(c, steps=4):
+    """{what: root mean square} of what layers and outputs are after a few steps of Adam."""
+    c.optimizer.name, batch = "adam", make_batch(c, rows=8)
+    task, tx = tasks.make(c), optim.make(c)
+
+    def outputs(params):
+        if c.task == "mae":
+            noise = task.evaluation_noise(batch)
+            out = {"output": task.predict(params, batch, noise, None, True).prediction}
+            found = task.embed(params, batch, blocks=(1, 2))[0].swapaxes(0, 1)
+        else:
+            logits, hidden, inputs, _ = task.read(params, batch["tokens"][:, 1:-1], ())
+            out, found = {"output": logits}, [*inputs.swapaxes(0, 1), hidden]
+        return out | {f"layer {number}": x for number, x in enumerate(found)}
+
+    def step(state, _):
+        params, opt_state = state
+        grads = jax.grad(lambda p: task.loss(p, batch, jax.random.key(1), ())[0])(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    @jax.jit
+    def run():
+        params = nn.unbox(task.init(jax.random.key(0), batch))
+        (after, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+        found = outputs(after)
+        return {name: jnp.sqrt(jnp.square(x).mean()) for name, x in found.items()}
+
+    return {name: float(x) for name, x in run().items()}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"), [("mae", {"model__layer_scale": 0.1}), ("causal_lm", {})]
+)
+def test_coordinates_from_width_64_to_1024_do_not_drift(task, changes):
+    """The coordinate check of Yang et al. 2022, appendix D.1."""
+    changes = changes | {"model__scan_layers": True}
+    how = {"model__parametrisation": "mup", "model__base_width": 64}
+    narrow, middle, wide = (
+        activations(make_config(task, width, **changes, **how)) for width in (64, 256, 1024)
+    )
+    standard = activations(make_config(task, 1024, **changes))
+    for name, value in narrow.items():
+        least = 0.3 if name == "output" else 0.6  # outputs begin the smaller the wider
+        for other in (middle, wide):
+            assert least < other[name] / value < 1.4, name
+    assert standard["output"] > 5 * wide["output"]
+
+
 @pytest.mark.parametrize(
     ("task", "changes", "message"),
     [
@@ -201,3 +252,19 @@ def test_a_kernel_without_a_rule_is_an_error():
     model = make_config("mae", model__parametrisation="mup", model__base_width=8).model
     with pytest.raises(UserError, match="odd/kernel matches 0 of its rules"):
         parametrisation.multipliers("odd/kernel", (4, 4), model)
+
+
+def test_parameters_of_a_wider_model_start_no_other_one(tmp_path):
+    how = {"model__parametrisation": "mup", "model__base_width": 4}
+    folder = tiny_language_models.write(tmp_path / "run", "causal_lm", **how)
+    other = tiny_language_models.make_config("causal_lm")
+    with pytest.raises(UserError, match="the logits of the same parameters") as caught:
+        loading.load_params(folder, {}, model=other.model)
+    offered = re.findall(r"--config\.([\w.]+)=(\w+)", str(caught.value))
+    other.update_from_flattened_dict(
+        {key: int(value) if value.isdigit() else value for key, value in offered}
+    )
+    assert parametrisation.scales(other.model) == 0.25
+    _, params, _ = loading.load(folder)
+    abstract = jax.tree.map(jnp.asarray, params)
+    loading.load_params(folder, abstract, model=other.model)

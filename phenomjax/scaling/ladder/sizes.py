@@ -153,7 +153,9 @@ def _base(m: ConfigDict, depth: int) -> Settings:
     """
     own = {"base_width": m.embed_dim, "base_depth": depth}
     if "decoder_dim" in m:
-        own |= {"decoder_base_width": m.decoder_dim, "decoder_base_depth": m.decoder_depth}
+        # 0: in proportion to the base that is named
+        own["decoder_base_width"] = 0 if m.base_width else m.decoder_dim
+        own["decoder_base_depth"] = 0 if m.base_depth else m.decoder_depth
     read = {"mup": "width", "complete_p": "width depth"}.get(m.get("parametrisation", ""), "")
     return {
         f"model.{key}": m[key] or value
