@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float64
 
 from phenomjax.figures.style import COLOURS, DARK, GREY, HEADING, chance_line, open_frame
 from phenomjax.scaling.figure import drawing
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BESIDE = 1.35  # least ratio between places on the axis of FLOPs
 ENDS = "{0}", "{0}_low", "{0}_high"
 
 
@@ -67,25 +69,46 @@ def against_flops(recalled: Recalled, fit: Fit | None = None, *, title: str = ""
     figure = Figure(figsize=(10.0, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     table = recalled.table
-    _losses(left, table, fit)
-    _recalls(right, recalled)
-    for axis, column in ((left, "loss"), (right, "recall")):
+    places = apart(table["flops"].to_numpy(float))
+    _losses(left, table, places, fit)
+    _recalls(right, recalled, places)
+    for axis, top in ((left, "loss"), (right, "recall_high")):
         axis.set_xscale("log")
         low, high = table["flops"].min(), table["flops"].max()
-        axis.set_xlim(low / 2, high * 4)  # names stand on the right of their points
+        axis.set_xlim(low / 2, high * 3)
         axis.set_xlabel("FLOPs of training")
         open_frame(axis)
-        for row in table.itertuples():
-            place = (row.flops, getattr(row, column))
-            axis.annotate(f"{row.run}", place, (7, 4), textcoords="offset points", fontsize=8)
+        for place, value, name in zip(places, table[top], table["run"], strict=True):
+            axis.annotate(
+                f"{name}",
+                (place, value),
+                (2, 6),
+                textcoords="offset points",
+                rotation=55,
+                rotation_mode="anchor",
+                fontsize=8,
+            )
     figure.suptitle(title, x=0.01, ha="left", **HEADING)
     return figure
 
 
-def _losses(axis: "Axes", table: "pd.DataFrame", fit: Fit | None) -> None:
+def apart(flops: Float64[np.ndarray, " runs"]) -> Float64[np.ndarray, " runs"]:
+    """Where rising FLOPs are drawn: runs of the same stand beside each other."""
+    places = flops.copy()
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] * BESIDE)
+    return places
+
+
+def _losses(
+    axis: "Axes",
+    table: "pd.DataFrame",
+    places: Float64[np.ndarray, " runs"],
+    fit: Fit | None,
+) -> None:
     if fit is not None:
         drawing.draw_law(axis, fit, table["flops"].min() / 2, table["flops"].max() * 2)
-    axis.scatter(table["flops"], table["loss"], s=36, color=COLOURS[0], linewidths=0, zorder=3)
+    axis.scatter(places, table["loss"], s=36, color=COLOURS[0], linewidths=0, zorder=3)
     axis.set_yscale("log")
     drawing.plain_ticks(axis)
     axis.set_ylabel("validation loss")
@@ -94,7 +117,7 @@ def _losses(axis: "Axes", table: "pd.DataFrame", fit: Fit | None) -> None:
         axis.legend(fontsize=8, frameon=False, loc="upper right")
 
 
-def _recalls(axis: "Axes", recalled: Recalled) -> None:
+def _recalls(axis: "Axes", recalled: Recalled, places: Float64[np.ndarray, " runs"]) -> None:
     table = recalled.table
     for kind, told, colour, marker, filled in (
         ("untrained", "its untrained twin", GREY, "s", False),
@@ -103,7 +126,7 @@ def _recalls(axis: "Axes", recalled: Recalled) -> None:
         value, low, high = (table[end.format(kind)].to_numpy() for end in ENDS)
         # beside each other where they overlap
         axis.errorbar(
-            table["flops"] * (1.0 if filled else 0.9),
+            places * (1.0 if filled else 0.9),
             value,
             [value - low, high - value],
             fmt=marker,
@@ -131,4 +154,4 @@ def _recalls(axis: "Axes", recalled: Recalled) -> None:
     axis.set_ylim(0, 1)
     axis.set_ylabel("known pairs that are found")
     axis.set_title("Recall of complexes at (5 %, 95 %)", loc="left", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, recalled.chance))
