@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from threadpoolctl import threadpool_limits
 
 from phenomjax.scaling import observations
 from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, repeated
@@ -73,10 +74,11 @@ def run(options: Options) -> None:
         form=options.form,
         seed=options.seed,
     )
-    fit = repeated.fit(runs, settings, profiles=True)
-    left_out = leave_out.of_fit(fit, settings)
-    others = comparisons.beside(fit)
-    links = downstream.links(fit.runs)
+    with threadpool_limits(1):  # of small problems threads wait for each other, minutes when busy
+        fit = repeated.fit(runs, settings, profiles=True)
+        left_out = leave_out.of_fit(fit, settings)
+        others = comparisons.beside(fit)
+        links = downstream.links(fit.runs)
     fit.save(
         options.out,
         {
