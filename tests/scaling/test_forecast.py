@@ -10,7 +10,7 @@ from phenomjax import config, main
 from phenomjax.cluster.flags import read_config
 from phenomjax.config import stored
 from phenomjax.scaling.fit import estimate
-from phenomjax.scaling.fit.law import law
+from phenomjax.scaling.fit.law import NAMES, law
 from phenomjax.scaling.forecast import command, curves, expense, record, sizes
 from phenomjax.scaling.forecast.telling import remarks
 from phenomjax.scaling.observations import Curve, Observations
@@ -94,7 +94,8 @@ def test_numbers_give_one_line_of_json(fit, folder, capsys, caplog):
 
 def test_the_best_size_is_that_of_the_closed_form(fit, folder, capsys):
     budget = 1e8
-    e = fit.values
+    assert fit.form == "plain"
+    e = dict(zip(NAMES, fit.forecaster, strict=False))
     g = (e["alpha"] * e["A"] / e["beta"] / e["B"]) ** (1 / (e["alpha"] + e["beta"]))
     wanted = g * (budget / 6) ** (e["beta"] / (e["alpha"] + e["beta"]))
     best = sizes.best(fit, budget, sizes.cost_of(fit))
@@ -121,7 +122,7 @@ def test_a_course_follows_curves_of_its_schedule(fit):
     assert course[0][0] == pytest.approx(0.1) and len(course) == curves.SHARES
     for share, loss, low, high in course[:-1]:
         knots = np.interp(share, SHARES, np.log(1 + SHARES**-0.5 - 1))
-        expected = end.loss[0] + (end.loss[0] - fit.values["E"]) * (np.exp(knots) - 1)
+        expected = end.loss[0] + (end.loss[0] - fit.forecaster[0]) * (np.exp(knots) - 1)
         assert low < loss < high and loss == pytest.approx(expected, rel=0.03)
         assert low < expected < high
     assert curves.course(fit, 3.6e7, end, ("constant", 0.1, 0.0), 0.9) == ()
@@ -220,8 +221,13 @@ def test_a_fit_of_other_runs_is_named(folder, tmp_path):
 
 
 def test_a_law_of_data_alone_has_no_best_size(fit, folder, tmp_path, capsys):
-    alone = np.array([0.0, 1e-9, 8.0, 0.4, 0.3])
-    dataclasses.replace(fit, parameters=alone, draws=np.tile(alone, (9, 1))).save(tmp_path)
+    alone = np.array([0.0, 1e-9, 8.0, 0.4, 0.3, 0.0])
+    changes = {
+        "forecaster": alone,
+        "forecast_draws": np.tile(alone, (9, 1)),
+        "draws": fit.draws * 0,
+    }
+    dataclasses.replace(fit, **changes).save(tmp_path)
     with pytest.raises(
         UserError, match=r"by this law the loss falls with data alone .*scaling lad"
     ):

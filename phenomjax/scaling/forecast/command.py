@@ -219,6 +219,8 @@ def of_config(options: Options, fit: Fit) -> None:
             "folder": str(options.fit),
             "sha256": files.sha256(options.fit / law.JSON),
             "law": fit.values,
+            "form": fit.form,
+            "forecaster": dict(zip((*law.NAMES, "D0"), map(float, fit.forecaster), strict=True)),
             "runs": int(fit.used.sum()),
         },
         curve=course(fit, flops, said, schedule_of(config), options.level),

@@ -32,7 +32,7 @@ def course(
     Returns:
       Nothing where fewer than `FEWEST` curves of this schedule are known.
     """
-    floor = fit.values["E"]
+    floor = float(fit.forecaster[0])
     reducible = fit.loss(fit.runs.params, fit.runs.seen, fit.runs.unique) - floor
     kept = [
         (curve, float(above), float(np.log(c)))

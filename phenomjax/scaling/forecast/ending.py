@@ -42,7 +42,7 @@ def end_of(workdir: Path, fit: Fit | None, level: float) -> End:
     values = np.array([losses[step] for step in sorted(losses)], float)
     curves = of_schedule(fit, schedule_of(config)) if fit else []
     if len(steps) and len(curves) >= prefix.EARLIER:
-        floor = fit.values["E"] if fit else 0.0
+        floor = float(fit.forecaster[0]) if fit else 0.0
         return prefix.from_earlier(steps / config.num_steps, values, curves, level, floor)
     return prefix.from_schedule(steps, values, rates_of(config), level)
 

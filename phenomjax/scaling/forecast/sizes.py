@@ -88,12 +88,13 @@ def best(fit: Fit, flops: float, cost: Cost, unique: float = math.nan) -> Best:
         alone = "data" if at == 0 else "size"
         raise UserError(
             f"There is no best size for a budget: by this law the loss falls with {alone} alone"
-            f" (A {fit.values['A']:.3g}, B {fit.values['B']:.3g}). The fitted runs do not tell the"
-            " two apart: train several sizes at each of several budgets, as `python -m"
+            f" (A {fit.forecaster[1]:.3g}, B {fit.forecaster[2]:.3g}). The fitted runs do not tell"
+            " the two apart: train several sizes at each of several budgets, as `python -m"
             " phenomjax.scaling ladder` does, and fit again."
         )
     fresh = effective(seen, there, fit.half_lives[:, None]) if len(fit.half_lives) else seen
-    drawn = params[np.argmin(law(fit.forecast_draws, params, fresh), axis=1)]
+    draws = fit.forecast_draws if len(fit.forecast_draws) else fit.forecaster[None]
+    drawn = params[np.argmin(law(draws, params, fresh), axis=1)]
     low, high = np.quantile(drawn, [0.05, 0.95])
     flat = params[loss <= (1 + WITHIN) * loss[at]]
     return Best(
