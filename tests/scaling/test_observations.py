@@ -229,6 +229,8 @@ def test_runs_that_are_there_twice_count_once(tmp_path, caplog):
 
 
 def test_a_loss_that_grows_is_none(tmp_path):
+    with pytest.raises(UserError, match="have the same loss"):
+        read(written(tmp_path, table(loss=3.2)))
     with pytest.raises(UserError, match="Is it an accuracy"):
         read(written(tmp_path, table(loss=1 / law(N, C / 6 / N))))
 

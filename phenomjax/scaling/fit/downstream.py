@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64
 from scipy import special, stats
 
-from phenomjax.scaling.fit.comparisons import ONE_BUDGET
+from phenomjax.scaling.fit.comparisons import budget_of
 from phenomjax.scaling.fit.law import Prediction
 from phenomjax.scaling.observations import Observations
 from phenomjax.statistics.bootstrap import drawn, times_drawn
@@ -159,15 +159,8 @@ def links(runs: Observations) -> dict[str, Link]:
     for name, values in runs.metrics.items():
         known = np.isfinite(values)
         if known.sum() >= FEWEST and np.ptp(values[known]) > 0:
-            found[name] = link(runs.loss[known], values[known], _budgets(runs.cost[known]))
+            found[name] = link(runs.loss[known], values[known], budget_of(runs.cost[known]))
     return found
-
-
-def _budgets(flops: Values) -> Int[np.ndarray, " runs"]:
-    """The budget of each run: neighbours in FLOPs that lie close are of one."""
-    order = np.argsort(flops)
-    steps = np.diff(np.log(flops[order]), prepend=np.log(flops.min()))
-    return np.cumsum(steps > np.log(ONE_BUDGET))[np.argsort(order)]
 
 
 def link(loss: Values, values: Values, groups: Any) -> Link:

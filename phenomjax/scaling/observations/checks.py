@@ -33,6 +33,11 @@ def checked(runs: Observations, where: str) -> Observations:
     """
     runs = _once(runs)
     enough(runs, where)
+    if np.ptp(runs.loss) == 0:
+        raise UserError(
+            f"All runs of {where} have the same loss, {runs.loss[0]:.6g}: nothing is learnt from"
+            " more of anything. Name the column, or give the runs, of the loss at the end."
+        )
     rising = float(stats.spearmanr(runs.cost, runs.loss).statistic)
     if rising > RISING:
         raise UserError(
