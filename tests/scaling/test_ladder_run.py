@@ -144,7 +144,7 @@ def test_a_killed_ladder_goes_on(ladder, count):
 
 
 def test_workers_of_a_slurm_array(ladder, slurm, request):  # noqa: F811
-    """Followed, left alone and followed again."""
+    """Left alone by its front door, which comes back to it."""
     if not request.config.getoption("--full"):
         pytest.skip("the launchers are those of sweeps, which are tested there: run with --full")
     words = [*WORDS, "--budgets", "1e9,2e9", "--out", str(ladder.folder)]
@@ -157,9 +157,8 @@ def test_workers_of_a_slurm_array(ladder, slurm, request):  # noqa: F811
     assert process.wait(120) == 75
     done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "4 of 4 runs complete" in done.stdout, done.stderr
-    assert "following it" in done.stderr
     hosts = [json.loads(p.read_text())["host"] for p in ladder.folder.glob("claims/trial_*/*")]
-    assert set(hosts) <= {"lab0", "lab1", "lab2", "lab3"} and len(set(hosts)) == 2
+    assert {host[:3] for host in hosts} == {"lab"}
 
 
 def steps_of(folder):
