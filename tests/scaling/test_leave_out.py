@@ -95,5 +95,5 @@ def test_overtrained_and_larger_models_are_forecast_from_small_ones(shared, data
     wanted = (params > 1e9) & ((times == multiplier) | (params > 5e9))
     said = fit.predict(params[wanted], seen[wanted])
     assert wanted.sum() == 2
-    assert (np.abs(said.loss / loss[wanted] - 1) < [0.015, 0.035]).all()
+    assert (np.abs(said.loss / loss[wanted] - 1) < [0.02, 0.035]).all()
     assert ((said.low < loss[wanted]) & (loss[wanted] < said.high)).all()
