@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from phenomjax.figures.style import COLOURS, DARK, GREY, HEADING, open_frame
 from phenomjax.scaling.fit.comparisons import budget_of
-from phenomjax.scaling.fit.law import Fit
+from phenomjax.scaling.fit.law import LEVEL, Fit
 from phenomjax.scaling.forecast.sizes import cost_of
 from phenomjax.scaling.observations import Observations
 
@@ -126,7 +126,9 @@ def draw_law(axis: "Axes", fit: Fit, first: float, last: float, largest: float =
     flops = np.geomspace(first, last, GRID)
     loss, low, high = _best(fit, flops, runs.params.min(), max(largest, runs.params.max()))
     axis.plot(flops, loss, color=DARK, linewidth=1.2, label="best size at each budget")
-    axis.fill_between(flops, low, high, color=DARK, alpha=0.12, linewidth=0)
+    axis.fill_between(
+        flops, low, high, color=DARK, alpha=0.12, linewidth=0, label=f"a run there ({LEVEL:.0%})"
+    )
 
 
 def known_flops(fit: Fit) -> Observations:
