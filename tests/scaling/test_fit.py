@@ -1,5 +1,6 @@
 """The law by variable projection: known laws come back, published ones too."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -81,6 +82,55 @@ def chinchilla(shared):
     params, flops = table["Model Size"].to_numpy(), table["Training FLOP"].to_numpy()
     unknown, names = np.full(len(table), np.nan), tuple(map(str, table.index))
     return Observations(names, params, flops / 6 / params, unknown, flops, table.loss.to_numpy())
+
+
+def test_the_runs_choose_the_form_that_forecasts():
+    """Exact laws: one of two exponents stays plain, tokens that count for nothing are found."""
+    few = estimate.Settings(bootstraps=0)
+    plain = estimate.fit(runs_of(noise=1e-3), few)
+    assert plain.form == "plain"
+    late = runs_of()
+    offset = 0.5 * late.seen.min()
+    loss = LAW["E"] + LAW["A"] / late.params**0.3 + LAW["B"] / (late.seen - offset) ** 0.3
+    found = estimate.fit(dataclasses.replace(late, loss=loss), few)
+    assert found.form == "one_exponent_offset"
+    assert found.forecaster == pytest.approx([1.7, 400, 900, 0.3, 0.3, offset], rel=1e-3)
+    assert found.loss(np.array([1e11]), np.array([1e13])) == pytest.approx(
+        1.7 + 400 / 1e11**0.3 + 900 / (1e13 - offset) ** 0.3, rel=1e-5
+    )
+    given = estimate.fit(late, dataclasses.replace(few, form="one_exponent"))
+    assert given.form == "one_exponent" and given.forecaster[3] == given.forecaster[4]
+
+
+def test_runs_that_saw_next_to_nothing_are_left_out_and_told():
+    runs = runs_of(noise=1e-3)
+    fewest = int(np.argmin(runs.seen / runs.params))
+    loss = runs.loss.copy()
+    loss[fewest] *= 1.2
+    off = dataclasses.replace(runs, loss=loss)
+    fit = estimate.fit(off, estimate.Settings(bootstraps=2))
+    assert not fit.used[fewest] and fit.used.sum() == len(runs) - 1
+    assert f"to obey the law of the others: {runs.names[fewest]} (" in command.described(fit)
+    assert estimate.fit(off, estimate.Settings(bootstraps=2, edge=0)).used.all()
+    assert estimate.fit(runs, estimate.Settings(bootstraps=2)).used.all()
+
+
+def test_profiles_and_whether_the_floor_is_known():
+    """The profile of E is lowest at E and 1 at the ends of its interval; a floor far below the
+    runs is said not to be known.
+    """
+    fit = estimate.fit(runs_of(noise=0.002), estimate.Settings(bootstraps=20), profiles=True)
+    values, deviance = fit.profiles["E"]
+    assert values[deviance.argmin()] == pytest.approx(fit.values["E"], rel=1e-6)
+    for name in ("E", "alpha", "beta", "ratio"):
+        low, high = fit.profile_interval(name)
+        truth = {**LAW, "ratio": 0.28 / 0.62}[name]
+        assert low - 0.2 * (high - low) < truth < high + 0.2 * (high - low)
+    assert fit.profile_interval("A") is None
+    flat = {"E": 0.1, "A": 8.0, "B": 12.0, "alpha": 0.05, "beta": 0.07}
+    unknown = estimate.fit(runs_of(noise=0.003, law=flat), estimate.Settings(bootstraps=20))
+    assert not unknown.identified
+    assert "E is not identified" in command.described(unknown)
 
 
 @pytest.mark.shared_data

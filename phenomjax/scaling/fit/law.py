@@ -135,11 +135,18 @@ class Fit:
         return Prediction(np.exp(middle), np.exp(middle + low), np.exp(middle + high))
 
     def interval(self, name: str) -> tuple[float, float]:
-        """The bootstrap interval of a value of the law, or of the "ratio"."""
+        """The bootstrap interval of a value of the law, or of the "ratio", wider by the degrees of
+        freedom that five values take from the runs.
+        """
         drawn = self.draws if len(self.draws) else self.parameters[None]
-        values = ratio(drawn) if name == "ratio" else drawn[:, NAMES.index(name)]
-        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
+        if name == "ratio":
+            value, values = float(ratio(self.parameters[None])[0]), ratio(drawn)
+        else:
+            value, values = self.values[name], drawn[:, NAMES.index(name)]
+        runs = int(self.used.sum())
+        wider = np.sqrt(runs / max(runs - len(NAMES), 1))
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - value
+        return max(value + wider * min(float(low), 0.0), 0.0), value + wider * max(float(high), 0.0)
 
     def profile_interval(self, name: str) -> tuple[float, float] | None:
         """The interval of a value by its profile likelihood; an end that lies beyond what was
@@ -192,8 +199,8 @@ class Fit:
             **{
                 name: {
                     "value": value,
-                    "low": min(ends[name][0], value),
-                    "high": max(ends[name][1], value),
+                    "low": ends[name][0],
+                    "high": ends[name][1],
                     "profile": self.profile_interval(name),
                 }
                 for name, value in values.items()
