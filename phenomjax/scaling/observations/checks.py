@@ -15,6 +15,7 @@ FEWEST = 6  # runs, for five values of a law
 ONE_BUDGET = 2.0  # runs within this factor of FLOPs say nothing of more FLOPs
 BITS = 1 / np.log(2)  # bits in a nat
 OUTLIER = 0.3  # of log(loss) away from what runs around it reach: diverged, or another unit
+MANY = 15  # runs, for a function of second degree
 RISING = 0.5  # rank correlation of loss and FLOPs
 LADDER = "python -m phenomjax.scaling ladder --config FILE --budgets 1e12,3e12,1e13 --out DIR"
 Values = Float64[np.ndarray, " runs"]
@@ -133,7 +134,8 @@ def in_bits(params: Values, seen: Values, loss: Values) -> Bool[np.ndarray, " ru
     shifted = target - shift * found
     rest = shifted - features @ _robust(features, shifted)
     exact = np.abs(rest[found]).max(initial=0.0) < 0.08
-    if exact and float(np.std(rest)) < before / 4:
+    # of few runs many choices fit a plane
+    if exact and float(np.std(rest)) < before / (4 if len(loss) >= 10 else 10):
         return found
     return np.zeros(len(loss), bool)
 
@@ -144,7 +146,8 @@ def outliers(params: Values, seen: Values, loss: Values) -> Values:
     """
     features, target = _features(params, seen), np.log(loss)
     residual = target - features @ _robust(features, target)
-    limit = max(OUTLIER, 10 * float(np.median(np.abs(residual))))
+    # a plane through few runs is a rough function
+    limit = max(OUTLIER if len(loss) >= MANY else 0.7, 10 * float(np.median(np.abs(residual))))
     return np.where(np.abs(residual) > limit, residual, 0.0)
 
 
@@ -155,7 +158,7 @@ def _features(params: Values, seen: Values) -> Float64[np.ndarray, "runs feature
         for one in (params, seen)
     )
     columns = [np.ones_like(size), size, data]
-    if len(size) >= 15:
+    if len(size) >= MANY:
         columns += [size**2, data**2, size * data]
     return np.column_stack(columns)
 
