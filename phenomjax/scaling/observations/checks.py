@@ -147,7 +147,7 @@ def outliers(params: Values, seen: Values, loss: Values) -> Values:
     features, target = _features(params, seen), np.log(loss)
     residual = target - features @ _robust(features, target)
     # a plane through few runs is a rough function
-    limit = max(OUTLIER if len(loss) >= MANY else 0.7, 10 * float(np.median(np.abs(residual))))
+    limit = max(OUTLIER if len(loss) >= MANY else 0.5, 10 * float(np.median(np.abs(residual))))
     return np.where(np.abs(residual) > limit, residual, 0.0)
 
 
