@@ -8,7 +8,8 @@ largest that was fitted.
 The first trains the ladder over 1.5 decades of FLOPs, fits it, and writes the forecast of the
 largest run. That file was committed; the second, started afterwards, trains the largest run with
 it, and leaves the outcome in OUT/txl/largest/forecast.json. `mae` does the same for the masked
-autoencoder. Everything is done by the public commands.
+autoencoder. Everything is done by the public commands. Of the MAE 0.4512 was forecast and 0.4445
+came, of the Transformer-XL 2.8254 and 2.8227: bench/results/forecasts.txt says what that is worth.
 """
 
 from dataclasses import dataclass
