@@ -43,7 +43,7 @@ class Shown:
     settings: dict[str, object]
     ladder: tuple[str, ...]
     largest: dict[str, object]
-    seeds: str = "0"
+    seeds: str = ""
 
 
 SHOWN = {
@@ -155,8 +155,9 @@ def measure(options: Options) -> None:
     rules = (*shown.ladder, "--budgets", BUDGETS, "--depth", "fixed", "--min_steps", "60")
     work = ("--workers", str(options.workers), "--out", str(folder / "ladder"))
     protein_lm.run("phenomjax.scaling", "ladder", *of_all, *rules, *work)
-    more = ("--budgets", "1e12,3.2e12", "--seeds", shown.seeds)  # the last word counts
-    protein_lm.run("phenomjax.scaling", "ladder", *of_all, *rules, *more, *work)
+    if shown.seeds:
+        more = ("--budgets", "1e12,3.2e12", "--seeds", shown.seeds)  # the last word counts
+        protein_lm.run("phenomjax.scaling", "ladder", *of_all, *rules, *more, *work)
     fit = folder / "fit"
     protein_lm.run("phenomjax.scaling", "fit", str(folder / "ladder"), "--out", str(fit))
     protein_lm.run("phenomjax.scaling", "forecast", "--fit", str(fit), *largest)
