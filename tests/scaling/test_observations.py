@@ -12,6 +12,7 @@ import pytest
 from phenomjax.scaling import observations
 from phenomjax.scaling.__main__ import main
 from phenomjax.scaling.fit import command
+from phenomjax.scaling.observations import checks
 from phenomjax.system.errors import UserError
 from phenomjax.system.options import parse
 
@@ -443,3 +444,19 @@ def test_published_runs_are_taken_as_they_are(shared, name, columns, count):
     path = shared / "scaling" / name
     runs = observations.of_csv(path, observations.columns_of(columns))
     assert len(runs) == count and not runs.left_out
+
+
+def test_honest_runs_over_many_decades_are_no_outliers():
+    """Runs of known laws, few and far apart, of which one may be wrong."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(12):
+        params, seen = 10 ** random.uniform(6, 10, 10), 10 ** random.uniform(7, 13, 10)
+        alpha, beta = random.uniform(0.25, 0.5, 2)
+        loss = 1.7 + 10 ** random.uniform(1.5, 3) * params**-alpha + 1000 * seen**-beta
+        loss *= np.exp(0.003 * random.standard_normal(10))
+        assert not checks.outliers(params, seen, loss).any()
+        loss[3] *= 2.5
+        away = checks.outliers(params, seen, loss)
+        assert set(np.flatnonzero(away)) <= {3}
+        found.append(bool(away[3]))
+    assert sum(found) >= 10

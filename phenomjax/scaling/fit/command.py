@@ -24,6 +24,8 @@ from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, 
 from phenomjax.scaling.fit.law import Fit
 from phenomjax.system.errors import UserError, check_folder_of, first_of
 
+STABLE = 0.2  # width of an interval of beta / (alpha + beta) that tells where to go
+
 
 @dataclass(frozen=True)
 class Options:
@@ -151,8 +153,12 @@ def described(fit: Fit) -> str:
     if not fit.identified:
         lines.append(
             "E is not identified by these runs: do not lean on it, nor on what is left above it."
-            " beta / (alpha + beta) is stable: the best N grows as C to this power."
         )
+    low, high = fit.interval("ratio")
+    lines.append(
+        f"The best N grows as C to the power beta / (alpha + beta), {low:.2f} to {high:.2f}"
+        + (": the stable part of the law." if high - low < STABLE else ", which is not known.")
+    )
     if len(fit.basins) > 1:
         lines.append("Other optima of the objective (objective, share of the grid, E, exponents):")
         cells = sum(basin["cells"] for basin in fit.basins)

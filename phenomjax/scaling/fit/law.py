@@ -146,7 +146,11 @@ class Fit:
         runs = int(self.used.sum())
         wider = np.sqrt(runs / max(runs - len(NAMES), 1))
         low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - value
-        return max(value + wider * min(float(low), 0.0), 0.0), value + wider * max(float(high), 0.0)
+        most = {"ratio": 1.0, "E": float(self.runs.loss[self.used].min())}.get(name, np.inf)
+        return (
+            max(value + wider * min(float(low), 0.0), 0.0),
+            min(value + wider * max(float(high), 0.0), max(most, value)),
+        )
 
     def profile_interval(self, name: str) -> tuple[float, float] | None:
         """The interval of a value by its profile likelihood; an end that lies beyond what was

@@ -1,6 +1,7 @@
 """What runs must have before a law can be fitted to them, whichever way they came."""
 
 import dataclasses
+import itertools
 import logging
 
 import numpy as np
@@ -15,6 +16,7 @@ FEWEST = 6  # runs, for five values of a law
 ONE_BUDGET = 2.0  # runs within this factor of FLOPs say nothing of more FLOPs
 BITS = 1 / np.log(2)  # bits in a nat
 OUTLIER = 0.3  # of log(loss) away from what runs around it reach: diverged, or another unit
+EXPONENTS = 0.1, 0.2, 0.35, 0.5, 0.8  # of laws that are tried, for which runs lie away from all
 MANY = 15  # runs, for a function of second degree
 RISING = 0.5  # rank correlation of loss and FLOPs
 LADDER = "python -m phenomjax.scaling ladder --config FILE --budgets 1e12,3e12,1e13 --out DIR"
@@ -141,13 +143,21 @@ def in_bits(params: Values, seen: Values, loss: Values) -> Bool[np.ndarray, " ru
 
 
 def outliers(params: Values, seen: Values, loss: Values) -> Values:
-    """By how much log(loss) lies away from a robust smooth function of log N and log D; 0 where
-    that is less than `OUTLIER`, or than ten times what is usual among the runs.
+    """By how much log(loss) lies away from what the law of most runs gives; 0 where that is less
+    than `OUTLIER`, or than ten times what is usual among the runs.
+
+    The law is the best in absolute deviations over a coarse grid of exponents: a run that is wrong
+    does not bend it.
     """
-    features, target = _features(params, seen), np.log(loss)
-    residual = target - features @ _robust(features, target)
-    # a plane through few runs is a rough function
-    limit = max(OUTLIER if len(loss) >= MANY else 0.5, 10 * float(np.median(np.abs(residual))))
+    best, residual = np.inf, np.zeros_like(loss)
+    for alpha, beta in itertools.product(EXPONENTS, EXPONENTS):
+        terms = (params / params.min()) ** -alpha, (seen / seen.min()) ** -beta
+        columns = np.column_stack([np.ones_like(loss), *terms])
+        expected = columns @ _robust(columns, loss)
+        away = np.log(loss / np.maximum(expected, loss.min() / 10))
+        if np.abs(away).sum() < best:
+            best, residual = float(np.abs(away).sum()), away
+    limit = max(OUTLIER, 10 * float(np.median(np.abs(residual))))
     return np.where(np.abs(residual) > limit, residual, 0.0)
 
 
