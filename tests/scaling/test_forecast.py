@@ -191,6 +191,13 @@ def test_a_configuration_is_forecast_in_a_dated_file(fit, folder, tmp_path, caps
         ("--config TOY --devices 8", r"say how fast a device is: --device H100, with the --mfu"),
         ("--config TOY --config.num_stepz=2", r"There is no key 'num_stepz'. Did you mean 'num_s"),
         ("--config nowhere.py", r"nowhere.py"),
+        ("--config TOY --unique 9", r"--unique has no meaning beside --config"),
+        ("--params 9 --tokens 9 --budget 9", r"--budget has no meaning beside --params"),
+        ("--budget 1e5 --level 0.8", r"--level has no meaning beside --budget"),
+        ("--params 9 --tokens 9 --device H10", r"--device H10 is not known"),
+        ("--budget 1e5 --devices 8", r"say how fast a device is"),
+        ("--params 1e300 --tokens 1e300", r"--params 1e\+300 and --tokens 1e\+300 are no run"),
+        ("--budget 1e-9", r"--budget is 1e-09 FLOPs, where the smallest fitted run had 1e\+04"),
     ],
 )
 def test_mistakes(words, text, folder):
@@ -237,6 +244,33 @@ def test_a_law_of_data_alone_has_no_best_size(fit, folder, tmp_path, capsys):
     assert record.read(next(tmp_path.glob("forecast_*"))).floor is None
 
 
+def test_hours_of_numbers_and_of_a_budget(folder, capsys):
+    devices = ["--devices", "4", "--rate", "1e3", "--price_per_device_hour", "2"]
+    run_as_door(command, ["--fit", folder, "--params", "300", "--tokens", "20000", *devices])
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert cost["hours"] == pytest.approx(6 * 300 * 2e4 / 1e3 / 4 / 3600)
+    run_as_door(command, ["--fit", folder, "--budget", "3.6e7", *devices])
+    assert "2.5 hours on 4 devices (1e+03 model FLOP/s each): 10 device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage,text",
+    [
+        (lambda report: report["forecast"].update(scatter=-1), "`forecast` in fit.json cannot be"),
+        (lambda report: report["E"].update(value=9.0), "values in fit.json are not those of"),
+        (lambda report: report.update(arrays_sha256="0"), "fit.npz is not the one that was"),
+        (lambda report: report.update(facts=None), "TypeError"),
+    ],
+)
+def test_a_fit_that_was_edited_is_told(damage, text, fit, tmp_path):
+    fit.save(tmp_path)
+    report = json.loads((tmp_path / "fit.json").read_text())
+    damage(report)
+    (tmp_path / "fit.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=f"cannot be read .*{text}.* Make it anew"):
+        run_as_door(command, ["--fit", tmp_path, "--params", "300", "--tokens", "20000"])
+
+
 def test_other_rows_of_validation_are_said(folder, tmp_path, caplog):
     fit = fitted(**{"rows of validation": "64 rows, seed 0"})
     fit.save(tmp_path)
@@ -254,6 +288,7 @@ def test_far_from_the_fitted_runs_is_said(fit):
     near = remarks(fit, 300, 20_000, 1.0)
     assert all(line.startswith("E is not identified (") for line in near)
     assert len(near) == (not fit.identified)
+    assert any("10 units of data, where the smallest" in one for one in remarks(fit, 9, 10, 1))
     told = remarks(fit, 30, 200_000, 2.0)[-2:]
     assert told[0].startswith("6.67e+03 units of data a parameter, where the fitted runs had")
     assert told[1].startswith("2 passes over its data, the fitted runs at most 1:")
@@ -302,5 +337,5 @@ def test_the_end_of_a_run_from_its_first_part(folder, tmp_path, capsys):
         run_as_door(command, ["--run", tmp_path / "nowhere"])
     with pytest.raises(UserError, match=r"--fit is missing: the folder that"):
         run_as_door(command, ["--budget", "1e5"])
-    with pytest.raises(UserError, match=r"--run asks for the end of a run that trains"):
+    with pytest.raises(UserError, match=r"--budget has no meaning beside --run: the end of a"):
         run_as_door(command, ["--run", run, "--budget", "1e5"])

@@ -268,7 +268,8 @@ class Fit:
         }
         with files.replacing(folder / ARRAYS) as partial, partial.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        files.write_json(folder / JSON, {**self.report(), **(also or {})})
+        digest = {"arrays_sha256": files.sha256(folder / ARRAYS)}
+        files.write_json(folder / JSON, {**self.report(), **digest, **(also or {})})
 
 
 _COLUMNS = ("params", "seen", "unique", "flops", "loss")
@@ -316,6 +317,8 @@ def load(folder: Path) -> Fit:
             )
     try:
         report = json.loads((folder / JSON).read_text("utf-8"))
+        if report.get("arrays_sha256") not in (None, files.sha256(folder / ARRAYS)):
+            raise ValueError(f"{ARRAYS} is not the one that was written with {JSON}")
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         curves = tuple(
@@ -327,23 +330,30 @@ def load(folder: Path) -> Fit:
         runs = Observations(
             names=tuple(map(str, arrays["names"])),
             **{name: arrays[name] for name in _COLUMNS},
-            unit=report["unit"],
+            unit=str(report["unit"] or ""),
             metrics={
                 name.removeprefix("metric_"): values
                 for name, values in arrays.items()
                 if name.startswith("metric_")
             },
             curves=curves,
-            facts=report["facts"],
+            facts=dict(report["facts"]),
         )
+        values = [float(report[name]["value"]) for name in NAMES]
+        if not np.allclose(values, arrays["parameters"]):
+            raise ValueError(f"the values in {JSON} are not those of {ARRAYS}")
+        scatter = float(report["forecast"]["scatter"])
+        degrees = int(report["forecast"]["degrees_of_freedom"])
+        if not (0 <= scatter < np.inf and degrees > 0 and report["forecast"]["form"] in FORMS):
+            raise ValueError(f"`forecast` in {JSON} cannot be")
         return Fit(
             parameters=arrays["parameters"],
             draws=arrays["draws"],
             form=report["forecast"]["form"],
             forecaster=arrays["forecaster"],
             forecast_draws=arrays["forecast_draws"],
-            scatter=float(report["forecast"]["scatter"]),
-            degrees=int(report["forecast"]["degrees_of_freedom"]),
+            scatter=scatter,
+            degrees=degrees,
             runs=runs,
             used=arrays["used"],
             basins=tuple(report["basins"]),
@@ -357,7 +367,7 @@ def load(folder: Path) -> Fit:
             half_lives=arrays["half_lives"],
         )
     except (
-        ValueError, KeyError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile
+        ValueError, LookupError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile
     ) as error:  # fmt: skip
         raise UserError(
             f"The fit in {folder} cannot be read ({type(error).__name__}: {error}): it is damaged,"

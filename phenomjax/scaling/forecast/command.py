@@ -107,8 +107,12 @@ def run(options: Options) -> None:
         print(json.dumps(of_numbers(options, fit)))
     else:
         _reach(options.budget, fit, options)
-        best = sizes.best(fit, options.budget, sizes.cost_of(fit))
+        cost = expense.expense(_devices(options), options.budget)
+        unique = options.unique or math.nan
+        best = sizes.best(fit, options.budget, sizes.cost_of(fit), unique)
         print(telling.best_size(best, fit.runs.unit or "units of data"))
+        if cost:
+            print(expense.told(cost))
 
 
 def _check(options: Options) -> None:
@@ -123,11 +127,8 @@ def _check(options: Options) -> None:
             " such as 0.9."
         )
     numbers = options.params or options.tokens
-    if options.run and (options.config or numbers or options.budget):
-        raise UserError(
-            "`run` asks for the end of a run that trains; what else is to be forecast needs a"
-            " command of its own."
-        )
+    if options.run:
+        _refuse(options, "run", "the end of a run that trains", "run", "fit", "level")
     if not (options.fit or options.run):
         raise UserError(
             "`fit` is missing: the folder that `python -m phenomjax.scaling fit RUNS --out DIR`"
@@ -144,6 +145,12 @@ def _check(options: Options) -> None:
             f"`{missing}` is missing: a loss is forecast for so many parameters and so much data."
             " For the best size of a budget of FLOPs give `budget` alone."
         )
+    if options.config:
+        _refuse(options, "config", "the data are its own", *_others("unique"))
+    elif numbers:
+        _refuse(options, "params", "the loss of such a run, in one line", *_others("budget", "out"))
+    elif options.budget:
+        _refuse(options, "budget", "the best size and a 90 % interval", *_others("level", "out"))
     if options.overrides and not options.config:
         raise UserError(f"{options.overrides[0]} is a value of a configuration; give `config`.")
     if not (options.config or numbers or options.budget or options.run):
@@ -153,11 +160,27 @@ def _check(options: Options) -> None:
         )
 
 
+def _others(*names: str) -> list[str]:
+    """All options but these."""
+    return [one.name for one in dataclasses.fields(Options) if one.name not in names]
+
+
+def _refuse(options: Options, asked: str, what: str, *read: str) -> None:
+    """Raises UserError for an option that would not be read: nothing is ignored in silence."""
+    for one in dataclasses.fields(Options):
+        if one.name not in (*read, "overrides") and getattr(options, one.name) != one.default:
+            raise UserError(
+                f"`{one.name}` has no meaning beside `{asked}`: {what}. Leave it out, or ask for"
+                " that in a command of its own."
+            )
+
+
 def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
     """The forecast for so many parameters and so much data, for scripts."""
     params, seen = np.array([options.params]), np.array([options.tokens])
     flops = float(sizes.cost_of(fit).of(params)[0]) * options.tokens
     reach = _reach(flops, fit, options)
+    cost = expense.expense(_devices(options), flops)
     unique = np.array([options.unique or math.nan])
     said = fit.predict(params, seen, options.level, unique)
     for remark in telling.remarks(
@@ -176,6 +199,7 @@ def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
         "extrapolation": reach,
         "unit": fit.runs.unit,
         **({"metrics": metrics} if metrics else {}),
+        **({"cost": cost} if cost else {}),
     }
 
 
@@ -254,7 +278,7 @@ def _devices(options: Options) -> expense.Devices:
 
 def leave_out_of(folder: Path) -> list[dict[str, float]]:
     """What the fit measured of its own forecasts."""
-    return list(files.read_json(folder / law.JSON).get("leave_out", []))
+    return list(files.read_json(folder / law.JSON).get("leave_out") or [])
 
 
 def _reach(flops: float, fit: Fit, options: Options) -> float:
@@ -264,6 +288,11 @@ def _reach(flops: float, fit: Fit, options: Options) -> float:
       UserError: more than `FARTHEST`.
     """
     largest = fit.domain["flops"][1]
+    if not math.isfinite(flops):
+        raise UserError(
+            f"`params` {options.params:g} and `tokens` {options.tokens:g} are no run: their FLOPs"
+            " are more than a number can hold."
+        )
     if flops > FARTHEST * largest:
         of = options.config or "FILE"
         raise UserError(

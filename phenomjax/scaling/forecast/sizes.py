@@ -12,6 +12,7 @@ from phenomjax.training.size import Size
 
 WITHIN = 0.01  # of the loss: how flat the optimum is
 GRID = 2000
+FAR_BELOW = 100.0  # times less than the smallest fitted FLOPs
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ def best(fit: Fit, flops: float, cost: Cost, unique: float = math.nan) -> Best:
     there = np.full_like(seen, unique)
     loss = fit.loss(params, seen, there)
     at = int(np.argmin(loss))
+    smallest = fit.domain["flops"][0]
+    if at in (0, GRID - 1) and flops < smallest / FAR_BELOW:
+        raise UserError(
+            f"`budget` is {flops:.3g} FLOPs, where the smallest fitted run had {smallest:.3g}: the"
+            " law says nothing of runs so small. Give the budget of a run that is worth a forecast."
+        )
     if at in (0, GRID - 1):
         alone = "data" if at == 0 else "size"
         raise UserError(

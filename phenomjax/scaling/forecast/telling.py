@@ -82,6 +82,13 @@ def remarks(fit: Fit, params: float, seen: float, passes: float) -> list[str]:
             f"E is not identified ({low:.3g} to {high:.3g}): trust the loss near the fitted runs,"
             " not its limit, nor errors of the reducible loss"
         )
+    for what, value, name in (("parameters", params, "params"), ("units of data", seen, "seen")):
+        smallest = fit.domain[name][0]
+        if value < smallest / FAR:
+            found.append(
+                f"{value:.3g} {what}, where the smallest fitted run had {smallest:.3g}: the law is"
+                " no guide to runs so small"
+            )
     ratio = fit.runs.seen[used] / fit.runs.params[used]
     here = seen / params
     if not ratio.min() / FAR <= here <= ratio.max() * FAR:
