@@ -212,6 +212,7 @@ def test_a_large_run_is_told_by_the_same_rules(screen, tmp_path, monkeypatch, ca
     assert run_as_door(command, [*words, *out]) == 0
     said = capsys.readouterr().out
     assert "2 runs," in said and said.count("large run 64x2") == 1
+    assert "2 runs, and `scaling fit` wants 6 or more: give more --budgets" in said
     forecast, train = (line.strip() for line in said.splitlines()[-2:])
     # main's words make the run that was planned
     words = [word for word in shlex.split(train) if word.startswith("--config.")]

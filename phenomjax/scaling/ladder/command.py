@@ -1,6 +1,7 @@
 """Plans a ladder of small runs at rising budgets of FLOPs, prints it, and trains it:
 
-python -m phenomjax.scaling ladder --config configs/mae_demo.py --budgets 3e11,1e12,3e12 --out DIR
+python -m phenomjax.scaling ladder --config configs/mae_demo.py --budgets 1e11,3e11,1e12 \
+    --sizes 32x1,64x1,64x2 --out DIR
 python -m phenomjax.scaling fit DIR --out forecast/
 
 At each budget (`--budgets`, FLOPs of a whole run by the task's own count) models of several sizes

@@ -10,6 +10,7 @@ from phenomjax.scaling.ladder import running
 from phenomjax.scaling.ladder.plan import LOOKS, Run
 from phenomjax.scaling.ladder.record import Ladder
 from phenomjax.scaling.ladder.running import Rate
+from phenomjax.scaling.observations import checks
 from phenomjax.system.log import counted, duration
 
 FAR = 10.0  # batch or learning rate so many times the configuration's own are told
@@ -79,7 +80,12 @@ def plan(ladder: Ladder, rates: Sequence[Rate], left_out: Sequence[str]) -> str:
     if repeated:
         lines.append(
             f"{counted(len(repeated), 'run')} of more than four epochs: repeats teach less than new"
-            " data, and the fit counts them so"
+            " data; how much less the fit can tell of several --subsets alone"
+        )
+    if len(ladder.runs) < checks.FEWEST:
+        lines.append(
+            f"{counted(len(ladder.runs), 'run')}, and `scaling fit` wants {checks.FEWEST} or more: "
+            "give more --budgets, or --sizes, such as 64,96,128"
         )
     hours = (
         "hours are not known: the nodes are not this machine; give --flops_per_second"
