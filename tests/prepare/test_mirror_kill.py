@@ -15,7 +15,6 @@ import pytest
 from phenomjax.data import store
 from phenomjax.prepare.mirror import copying
 from tests.lab import ROOT
-from tests.lab.killing import ENGINE, survive
 from tests.lab.servers import Fault
 from tests.lab.slurm import processes
 from tests.prepare.test_mirror import files_of
@@ -129,20 +128,3 @@ def test_killed_on_the_way_to_a_store(source, tmp_path, monkeypatch, s3, count):
     small = [one for one in server.proxy.asked if one.startswith("PUT") and "/file " in one]
     failed = len(small) // 23 + len(small) // 31 + 2
     assert len(small) <= 400 * len(rounds) + failed + kills * copying.THREADS
-
-
-def test_killed_on_slurm(slurm, source, tmp_path, count):
-    """Workers, nannies, whole jobs, once the driver."""
-
-    def command(number):
-        words = [PROGRAM, "mirror", source, tmp_path / f"{number}"]
-        return [*words, "--rate", count("15MB/s", "6MB/s")]
-
-    def check(number):
-        target = tmp_path / f"{number}"
-        is_whole(source, target, f"{target}.manifest.parquet")
-
-    # a large file takes some seconds, so it may well be killed five times
-    engine = (*ENGINE, "deaths=50")
-    pace = count(1.5, 8.0)
-    print(survive(slurm, command, check, count(2, 40), engine=engine, pace=pace))

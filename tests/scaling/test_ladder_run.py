@@ -17,7 +17,7 @@ from phenomjax.scaling.ladder import command, record
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from tests.lab import ROOT, warm
 from tests.lab.doors import run_as_door
-from tests.lab.slurm import slurm, wait_until  # noqa: F401  the fixture
+from tests.lab.slurm import wait_until
 from tests.scaling.test_ladder_plan import PLATE, SCREEN
 
 pytest.importorskip("optuna")
@@ -141,24 +141,6 @@ def test_a_killed_ladder_goes_on(ladder, count):
     code, said = ladder("--budgets", "1e9,2e9")
     assert code == EXIT_DONE and "4 of 4 runs complete" in said
     assert not list(ladder.folder.glob("trials/*/collision"))
-
-
-def test_workers_of_a_slurm_array(ladder, slurm, request):  # noqa: F811
-    """Left alone by its front door, which comes back to it."""
-    if not request.config.getoption("--full"):
-        pytest.skip("the launchers are those of sweeps, which are tested there: run with --full")
-    words = [*WORDS, "--budgets", "1e9,2e9", "--out", str(ladder.folder)]
-    words += ["--launcher", "slurm", "--workers", "2"]
-    environment = os.environ | {"SLURM_CONF": slurm.conf, "TOY_STEP_SECONDS": "0.05"}
-    command_line = [sys.executable, "-m", "phenomjax.scaling", "ladder", *words]
-    process = subprocess.Popen(command_line, cwd=ROOT, env=environment)
-    wait_until(lambda: steps_of(ladder.folder), "a trial that saves")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 75
-    done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "4 of 4 runs complete" in done.stdout, done.stderr
-    hosts = [json.loads(p.read_text())["host"] for p in ladder.folder.glob("claims/trial_*/*")]
-    assert {host[:3] for host in hosts} == {"lab"}
 
 
 def steps_of(folder):

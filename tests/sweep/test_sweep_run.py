@@ -1,6 +1,4 @@
-"""Whole sweeps: workers that are killed or told to stop, a database, and a job array of a real
-SLURM.
-"""
+"""Whole sweeps: workers that are killed or told to stop, and a database."""
 
 import contextlib
 import json
@@ -17,7 +15,7 @@ import pytest
 
 from phenomjax.cluster.start import free_port
 from tests.lab import ROOT, warm
-from tests.lab.slurm import slurm, wait_until  # noqa: F401  the fixture
+from tests.lab.slurm import wait_until
 
 pytest.importorskip("optuna")
 from phenomjax.sweep import sampling, space, study
@@ -330,34 +328,3 @@ def test_a_study_in_postgresql(tmp_path, postgres):
         study_name="study", storage=postgres.replace("postgresql:", "postgresql+psycopg:")
     )
     assert len(loaded.trials) == 4 and loaded.best_trial.state.name == "COMPLETE"
-
-
-@pytest.mark.slow
-def test_a_job_array_on_slurm_loses_a_worker(tmp_path, slurm):  # noqa: F811
-    folder = tmp_path / "study"
-    environment = {"SLURM_CONF": slurm.conf, "PYTHONUNBUFFERED": "1"}
-    arguments = (
-        "--launcher",
-        "slurm",
-        "--workers",
-        "4",
-        "--sbatch=--exclusive",
-        "--trials",
-        "8",
-        "--eta",
-        "2",
-        "--min_steps",
-        "8",
-    )
-    process = start(folder, *arguments, TOY_STEP_SECONDS="0.1", **environment)
-    worker = until(process, lambda: next(iter(running(folder).values()), None), "a worker at work")
-    os.kill(worker, signal.SIGKILL)
-    process.send_signal(signal.SIGINT)  # the front door only follows
-    text = finish(process, folder, code=75)
-    assert "no longer following" in text
-    text = finish(start(folder, *arguments, **environment), folder)
-    # submitted once, followed twice
-    assert text.count("workers; their logs") == 1 and "best: trial" in text
-    check(folder, 8)
-    hosts = {json.loads(p.read_text())["host"] for p in folder.glob("claims/trial_*/[0-9]*")}
-    assert hosts == {"lab0", "lab1", "lab2", "lab3"}
