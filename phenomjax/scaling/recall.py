@@ -166,8 +166,7 @@ def measure(folder: Path) -> dict[str, float]:
     try:
         size = json.loads((folder / "size.json").read_text())
         num_steps = json.loads((folder / "config.json").read_text())["num_steps"]
-        lines, _ = metrics.read_metrics(folder / metrics.FILE)
-        losses = {line.step: line.values["val/loss"] for line in lines if "val/loss" in line.values}
+        losses = metrics.val_losses(folder)
         flops = num_steps * size["flops_per_step"]
         seen = num_steps * size["units_per_step"]
         params, unique, unit = size["params"], size["units_per_epoch"], size["unit"]

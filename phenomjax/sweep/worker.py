@@ -103,7 +103,7 @@ class Worker:
         known, starts, fails = dict(trial.intermediate_values), trial.user_attrs["starts"], 0
         command = self._command(trial, heading)
         # A worker that was killed after its trial had paused leaves nothing to run.
-        while not (step in read_losses(workdir) and saved_step(workdir) >= step):
+        while not (step in metrics.val_losses(workdir) and saved_step(workdir) >= step):
             before, starts = saved_step(workdir), starts + 1
             self.study.set(number, starts=starts)
             values = " ".join(self._flags(trial))
@@ -157,7 +157,8 @@ class Worker:
 
     def _tell(self, number: int, workdir: Path, step: int, known: dict[int, float]) -> bool:
         """Passes new values of val/loss on to the study; False when one is not finite."""
-        new = {s: loss for s, loss in read_losses(workdir).items() if s <= step and s not in known}
+        losses = metrics.val_losses(workdir)
+        new = {s: loss for s, loss in losses.items() if s <= step and s not in known}
         finite = {s: loss for s, loss in new.items() if math.isfinite(loss)}
         self.study.add_losses(number, finite)
         known |= finite
@@ -239,12 +240,6 @@ def _hopeless(workdir: Path, code: int, step: int, fails: int) -> str:
         f"failed: {fails} starts without progress, the last ended with code {code}; see"
         f" {workdir}/trial.log"
     )
-
-
-def read_losses(workdir: Path) -> dict[int, float]:
-    """{step: val/loss} of a run as it is now; a line that is being written is left out."""
-    lines, _ = metrics.read_metrics(workdir / metrics.FILE)
-    return {x.step: x.values["val/loss"] for x in lines if "val/loss" in x.values}
 
 
 def _stamp(workdir: Path) -> int:

@@ -60,6 +60,12 @@ def read_metrics(path: Path) -> tuple[list[MetricsLine], list[int]]:
     return lines, damaged
 
 
+def val_losses(workdir: Path) -> dict[int, float]:
+    """{step: val/loss} of a run as it is now."""
+    lines, _ = read_metrics(workdir / FILE)
+    return {line.step: line.values["val/loss"] for line in lines if "val/loss" in line.values}
+
+
 class WindowState(TypedDict):
     """What a checkpoint keeps of a window."""
 

@@ -129,10 +129,7 @@ class ForecastValidation:
         """In process 0: what is said, written and drawn."""
         c = self._run.config
         if self._losses is None:  # of the starts before this one
-            lines, _ = metrics.read_metrics(self._run.workdir / metrics.FILE)
-            self._losses = {
-                line.step: line.values["val/loss"] for line in lines if "val/loss" in line.values
-            }
+            self._losses = metrics.val_losses(self._run.workdir)
         # after a roll-back what comes later is measured again
         self._losses = {at: value for at, value in self._losses.items() if at < step}
         before = [self._outside(at, value) for at, value in sorted(self._losses.items())][-1:]

@@ -30,8 +30,7 @@ def end_of(workdir: Path, fit: Fit | None, level: float) -> End:
       UserError: there is no run, it has ended, or it has too few evaluations.
     """
     config = stored.load(workdir / "config.json")
-    lines, _ = metrics.read_metrics(workdir / metrics.FILE)
-    losses = {line.step: line.values["val/loss"] for line in lines if "val/loss" in line.values}
+    losses = metrics.val_losses(workdir)
     if losses.get(config.num_steps) is not None:
         raise UserError(
             f"The run {workdir} has ended, with a val/loss of {losses[config.num_steps]:.4f}: there"

@@ -134,9 +134,8 @@ def outcome(workdir: Path, run: Run) -> tuple[str, float]:
     """What became of a run: ("complete", loss at its end), ("running" or "waiting", its newest
     loss).
     """
-    lines, _ = metrics.read_metrics(workdir / metrics.FILE)
-    losses = {line.step: line.values["val/loss"] for line in lines if "val/loss" in line.values}
+    losses = metrics.val_losses(workdir)
     if not losses:
-        return ("running" if lines else "waiting"), math.nan
+        return ("running" if (workdir / metrics.FILE).exists() else "waiting"), math.nan
     last = max(losses)
     return ("complete" if last >= run.steps else "running"), losses[last]
