@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from phenomjax.sweep.study import Study, standing
 from phenomjax.system import files
+from phenomjax.system.log import table
 
 STATES = ("complete", "pruned", "paused", "running", "diverged", "failed")
 
@@ -20,7 +21,7 @@ def report(study: Study) -> str:
     """The table, the figures that were drawn, and the command that trains the winner."""
     s, trials = study.settings, sorted(study.trials(), key=_rank)
     states = [_state(study, t) for t in trials]
-    lines = [table(study, trials)]
+    lines = [_trials(study, trials)]
     counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
     steps, full = (
         sum(max(t.intermediate_values, default=0) for t in trials),
@@ -56,7 +57,7 @@ def report(study: Study) -> str:
     return "\n".join(lines)
 
 
-def table(study: Study, trials: list[FrozenTrial]) -> str:
+def _trials(study: Study, trials: list[FrozenTrial]) -> str:
     """One row a trial, those that came farthest first, best first."""
     values = {t.number: study.settings.values(t) for t in trials}
     keys = list(study.space) or sorted(set().union(*values.values()))
@@ -79,11 +80,7 @@ def table(study: Study, trials: list[FrozenTrial]) -> str:
         ]
         for t in trials
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-        for row in [header, *rows]
-    )
+    return table(header, rows)
 
 
 def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:

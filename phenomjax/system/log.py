@@ -1,5 +1,5 @@
 """Progress of a long job as plain log lines (a bar would fill SLURM logs): done, share, rate, time
-left.
+left; and numbers and tables for a reader.
 """
 
 import faulthandler
@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 log = logging.getLogger("phenomjax")
@@ -22,6 +23,15 @@ def counted(number: int, noun: str) -> str:
     """A number and what it counts, "1 sequence", "2,000 sequences"; "batch" has "es"."""
     ending = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns, flush right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [header, *rows]
+    )
 
 
 class Progress:

@@ -85,7 +85,7 @@ def test_parabolas_are_right_where_the_valley_is_even_and_its_middle_ran():
 
 def test_parabolas_are_biased_without_noise_and_by_how_much_is_said():
     """Sizes whose middle drifts off the best of their budget, as a lab's own grid does."""
-    law = comparisons.Basin(**LAW, objective=0.0, starts=1)
+    law = np.array([LAW[name] for name in ("E", "A", "B", "alpha", "beta")])
     wide = np.geomspace(1 / 16, 16, 9)
     even = comparisons.bias(*ladder(BUDGETS, wide), law)
     assert abs(even.exponent) < 1e-6 and even.size == pytest.approx(1.058, abs=2e-3)

@@ -1,22 +1,13 @@
 """Budgets that are left out are forecast from those below, and errors are what they are."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from phenomjax.scaling.fit import estimate
+from phenomjax.scaling.fit.law import Prediction
 from phenomjax.scaling.fit.leave_out import described, leave_out, possible_cuts
 from phenomjax.scaling.observations import Observations
-
-
-@dataclass(frozen=True)
-class Said:
-    loss: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
 
 FLOPS = np.repeat([1e15, 3e15, 1e16, 3e16], 3) * np.tile([0.99, 1.0, 1.01], 4)
 LOSS = np.linspace(4.0, 2.9, 12)
@@ -28,7 +19,9 @@ def test_the_largest_budgets_are_left_out_one_after_the_other():
     def forecast(fitted, left):
         masks.append((fitted, left))
         right = LOSS[left]
-        return Said(right * 1.02, right * 0.99, np.where(np.arange(left.sum()), right * 1.03, 0))
+        return Prediction(
+            right * 1.02, right * 0.99, np.where(np.arange(left.sum()), right * 1.03, 0)
+        )
 
     one, two = leave_out(FLOPS, LOSS, 2.5, forecast)
     assert (one.fitted, one.forecasts, two.fitted, two.forecasts) == (9, 3, 6, 6)
@@ -54,8 +47,7 @@ def test_the_largest_budgets_are_left_out_one_after_the_other():
 
 
 def test_what_is_too_little_to_fit_is_not_cut():
-    assert leave_out(FLOPS[:6], LOSS[:6], 2.5, None) == []
-    assert leave_out(FLOPS[:6], LOSS[:6], 2.5, None, cuts=[1e16]) == []
+    assert leave_out(FLOPS[:6], LOSS[:6], 2.5, lambda fitted, left: None) == []
     assert "was not measured" in described([])
 
 
@@ -69,10 +61,10 @@ def test_of_many_budgets_a_few_cuts_are_spread():
 
 def test_a_run_below_the_floor_has_no_reducible_loss():
     def forecast(fitted, left):
-        return Said(LOSS[left], LOSS[left], LOSS[left])
+        return Prediction(LOSS[left], LOSS[left], LOSS[left])
 
-    (found,) = leave_out(FLOPS, LOSS, 10.0, forecast, cuts=[3e15 * 2])
-    assert np.isnan(found.median_error_of_reducible) and found.coverage == 1
+    for found in leave_out(FLOPS, LOSS, 10.0, forecast):
+        assert np.isnan(found.median_error_of_reducible) and found.coverage == 1
 
 
 @pytest.mark.shared_data

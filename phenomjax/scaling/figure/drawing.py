@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from phenomjax.figures.style import COLOURS, DARK, GREY, HEADING, open_frame
-from phenomjax.scaling.fit.comparisons import budget_of
 from phenomjax.scaling.fit.law import LEVEL, Fit
 from phenomjax.scaling.forecast.sizes import cost_of
 from phenomjax.scaling.observations import Observations
+from phenomjax.scaling.observations.runs import budget_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def draw_law(axis: "Axes", fit: Fit, first: float, last: float, largest: float =
 
 def known_flops(fit: Fit) -> Observations:
     """The runs that were fitted, with FLOPs where they were not given."""
-    return dataclasses.replace(fit.runs, flops=fit.flops).take(fit.used)
+    return dataclasses.replace(fit.runs, flops=fit.runs.cost).take(fit.used)
 
 
 def draw_forecasts(axis: "Axes", forecasts: Sequence[Forecast]) -> None:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int
-from scipy.cluster.hierarchy import fcluster, linkage
+from jaxtyping import Float64
 from scipy.optimize import minimize
 
-from phenomjax.scaling.fit.law import Fit, effective
+from phenomjax.scaling.fit.law import Fit, effective, law
+from phenomjax.scaling.observations.runs import budget_of
 
 Values = Float64[np.ndarray, " runs"]
 
 DELTA = 1e-3  # of the Huber loss on the log of the loss: Hoffmann et al. 2022
-ONE_BUDGET = 1.4  # runs within this factor of FLOPs are of one budget
 SIZES = 4  # a parabola through three points has no error to judge it by
 # Where the searches begin: every combination of floor / lowest loss, exponents, and shares of the
 # reducible loss (of a typical run) that are due to the model.
@@ -40,10 +39,6 @@ class Basin:
     beta: float
     objective: float
     starts: int
-
-    def loss(self, params: Values, seen: Values) -> Values:
-        """The law at N and D."""
-        return self.E + self.A / params**self.alpha + self.B / seen**self.beta
 
 
 def five_parameters(
@@ -127,16 +122,6 @@ def five_parameters(
     ]
 
 
-def budget_of(flops: Values) -> Int[np.ndarray, " runs"]:
-    """The budget of each run, 0 for the smallest: those within a factor of `ONE_BUDGET` are one."""
-    if len(flops) < 2:
-        return np.zeros(len(flops), np.int64)
-    tree = linkage(np.log(flops)[:, None], "complete")
-    clusters = fcluster(tree, np.log(ONE_BUDGET), "distance")
-    smallest = [flops[clusters == cluster].min() for cluster in range(1, clusters.max() + 1)]
-    return np.argsort(np.argsort(smallest))[clusters - 1]
-
-
 @dataclass(frozen=True)
 class Parabolas:
     """The best size at each budget, and the power law through these.
@@ -212,31 +197,37 @@ class Bias:
     reach: float
 
 
-def bias(params: Values, seen: Values, flops: Values, law: Basin, reach: float = 100.0) -> Bias:
+def bias(
+    params: Values,
+    seen: Values,
+    flops: Values,
+    parameters: Float64[np.ndarray, "5"],
+    reach: float = 100.0,
+) -> Bias:
     """The bias of parabolas fitted to the losses that a law has at just these runs.
 
     The law's own best size is G (C / k)^(beta / (alpha + beta)), with
     G = (alpha A / (beta B))^(1 / (alpha + beta)) and C = k N D (Hoffmann et al. 2022, equation 4).
     """
-    found = parabolas(params, seen, flops, law.loss(params, seen))
+    found = parabolas(params, seen, flops, law(parameters[None], params, seen)[0])
+    _, A, B, alpha, beta = map(float, parameters)
     budget = reach * float(flops.max())
     per_unit = float(np.exp(np.log(flops / (params * seen)).mean()))
-    both = law.alpha + law.beta
-    scale = (law.alpha * law.A / (law.beta * law.B)) ** (1 / both)
-    best = scale * (budget / per_unit) ** (law.beta / both)
-    return Bias(found.exponent - law.beta / both, found.best_params(budget) / best, reach)
+    scale = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    exponent = beta / (alpha + beta)
+    best = scale * (budget / per_unit) ** exponent
+    return Bias(found.exponent - exponent, found.best_params(budget) / best, reach)
 
 
 def beside(fit: Fit) -> dict[str, Any]:
     """The two other fits of the runs of a fit, for `fit.json`: `five_parameters` (its basins, best
     first) and `parabolas` (their exponent and their bias at these runs).
     """
-    runs, flops = fit.runs.take(fit.used), fit.flops[fit.used]
+    runs = fit.runs.take(fit.used)
     fresh = effective(runs.seen, runs.unique, fit.half_life)
     basins = five_parameters(runs.params, fresh, runs.loss)
-    curves = parabolas(runs.params, runs.seen, flops, runs.loss)
-    law = Basin(**fit.values, objective=0.0, starts=0)
-    wrong = bias(runs.params, runs.seen, flops, law)
+    curves = parabolas(runs.params, runs.seen, runs.cost, runs.loss)
+    wrong = bias(runs.params, runs.seen, runs.cost, fit.parameters)
     known = np.isfinite(curves.exponent + wrong.size)
     return {
         "five_parameters": [dataclasses.asdict(basin) for basin in basins],

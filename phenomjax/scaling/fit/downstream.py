@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import special, stats
 
-from phenomjax.scaling.fit.comparisons import budget_of
-from phenomjax.scaling.fit.law import Prediction
+from phenomjax.scaling.fit.law import LEVEL, Prediction
 from phenomjax.scaling.observations import Observations
+from phenomjax.scaling.observations.runs import budget_of
 from phenomjax.statistics.bootstrap import drawn, times_drawn
 
 Values = Float64[np.ndarray, " runs"]
@@ -26,7 +26,6 @@ FEWEST = 6  # runs of known metric
 DRAWS = 200
 NEAR = 1.5  # forms whose error is within this factor of the best share the interval
 CHANCE = 0.05  # that a rank correlation as strong comes without a link
-LEVEL = 0.9
 CAUTION = (
     "most downstream metrics do not scale predictably (39 % of 46 tasks did: Lourie et al. 2025,"
     " https://arxiv.org/abs/2507.22210): trust the interval, not the value"

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from phenomjax.scaling.fit import forms, projection
-from phenomjax.scaling.fit.comparisons import budget_of
 from phenomjax.scaling.fit.law import LEVEL, NAMES, Fit, law
 from phenomjax.scaling.fit.projection import PLAIN, Problem, Solutions
 from phenomjax.scaling.observations import Observations
+from phenomjax.scaling.observations.runs import budget_of
 
 BASINS = 6  # that are reported
 STARTS = 3  # basins that a bootstrap draw may end in
@@ -60,7 +60,7 @@ def fit(runs: Observations, settings: Settings = DEFAULT, *, profiles: bool = Fa
     """
     used = within_edge(runs, settings)
     params, seen, loss = runs.params[used], runs.seen[used], runs.loss[used]
-    flops = np.where(np.isfinite(runs.flops), runs.flops, 6 * runs.params * runs.seen)[used]
+    flops = runs.cost[used]
     problem = Problem.of(params, seen, loss, settings.delta)
     found, cells = _basins(problem)
     best = problem.named(found.searched, found.linear)

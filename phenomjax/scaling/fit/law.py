@@ -20,6 +20,7 @@ from scipy import stats
 
 from phenomjax.scaling.fit.forms import FORMS, law
 from phenomjax.scaling.observations import Curve, Observations
+from phenomjax.scaling.observations.runs import COLUMNS
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -180,16 +181,9 @@ class Fit:
         return all(low > 0.01 * reducible and high - low < reducible for low, high in known)
 
     @property
-    def flops(self) -> Float[np.ndarray, " runs"]:
-        """FLOPs of the runs; 6 N D where they were not given."""
-        return np.where(
-            np.isfinite(self.runs.flops), self.runs.flops, 6 * self.runs.params * self.runs.seen
-        )
-
-    @property
     def domain(self) -> dict[str, tuple[float, float]]:
         """The smallest and the largest N, D and C that were fitted."""
-        ranges = {"params": self.runs.params, "seen": self.runs.seen, "flops": self.flops}
+        ranges = {"params": self.runs.params, "seen": self.runs.seen, "flops": self.runs.cost}
         return {
             name: (float(all_[self.used].min()), float(all_[self.used].max()))
             for name, all_ in ranges.items()
@@ -262,7 +256,7 @@ class Fit:
             "forecast_draws": self.forecast_draws,
             "used": self.used,
             "names": np.array(self.runs.names, str),
-            **{name: getattr(self.runs, name) for name in _COLUMNS},
+            **{name: getattr(self.runs, name) for name in COLUMNS},
             **{f"metric_{name}": values for name, values in self.runs.metrics.items()},
             **curves,
         }
@@ -270,9 +264,6 @@ class Fit:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         digest = {"arrays_sha256": files.sha256(folder / ARRAYS)}
         files.write_json(folder / JSON, {**self.report(), **digest, **(also or {})})
-
-
-_COLUMNS = ("params", "seen", "unique", "flops", "loss")
 
 
 def effective(
@@ -329,7 +320,7 @@ def load(folder: Path) -> Fit:
         )
         runs = Observations(
             names=tuple(map(str, arrays["names"])),
-            **{name: arrays[name] for name in _COLUMNS},
+            **{name: arrays[name] for name in COLUMNS},
             unit=str(report["unit"] or ""),
             metrics={
                 name.removeprefix("metric_"): values

@@ -5,31 +5,19 @@ compared with what their runs reached.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from phenomjax.scaling.fit import estimate, repeated
-from phenomjax.scaling.fit.comparisons import budget_of
-from phenomjax.scaling.fit.law import Fit
+from phenomjax.scaling.fit.law import Fit, Prediction
+from phenomjax.scaling.observations.runs import budget_of
 
 FEWEST_RUNS, FEWEST_BUDGETS = 6, 2  # that a law is fitted to
 CUTS, FARTHEST = 5, 1000.0  # how many are tried, and how far beyond the fitted FLOPs
 DRAWS = 200  # of the bootstrap of each
 
 Rows = Bool[np.ndarray, " runs"]
-
-
-class Forecasts(Protocol):
-    """Losses of runs, and their intervals."""
-
-    @property
-    def loss(self) -> Float64[np.ndarray, " some"]: ...
-    @property
-    def low(self) -> Float64[np.ndarray, " some"]: ...
-    @property
-    def high(self) -> Float64[np.ndarray, " some"]: ...
 
 
 @dataclass(frozen=True)
@@ -64,8 +52,7 @@ def leave_out(
     flops: Float64[np.ndarray, " runs"],
     loss: Float64[np.ndarray, " runs"],
     floor: float,
-    forecast: Callable[[Rows, Rows], Forecasts],
-    cuts: Sequence[float] | None = None,
+    forecast: Callable[[Rows, Rows], Prediction],
 ) -> list[LeftOut]:
     """Errors of forecasts of the largest budgets, one, two, … of them left out.
 
@@ -74,14 +61,10 @@ def leave_out(
       loss: of the runs, in nats.
       floor: E of the fit to all of them.
       forecast: fits the runs of the first mask, and forecasts those of the second, in their order.
-      cuts: FLOPs below which runs are fitted; by default the smallest of a budget each, as long as
-        two budgets and six runs are below, `CUTS` at most.
     """
     found = []
-    for cut in possible_cuts(flops) if cuts is None else cuts:
+    for cut in possible_cuts(flops):
         fitted = flops < cut
-        if fitted.sum() < FEWEST_RUNS or fitted.all():
-            continue
         said, reached = forecast(fitted, ~fitted), loss[~fitted]
         relative = said.loss / reached - 1
         # A run below the floor of the fit has no reducible loss to speak of.
@@ -115,12 +98,12 @@ def of_fit(fit: Fit, settings: estimate.Settings) -> list[LeftOut]:
     runs = fit.runs.take(fit.used)
     fewer = dataclasses.replace(settings, bootstraps=min(settings.bootstraps, DRAWS))
 
-    def forecast(fitted: Rows, left: Rows) -> Forecasts:
+    def forecast(fitted: Rows, left: Rows) -> Prediction:
         rest = runs.take(left)
         below = repeated.fit(runs.take(fitted), fewer)
         return below.predict(rest.params, rest.seen, unique=rest.unique)
 
-    return leave_out(fit.flops[fit.used], runs.loss, fit.values["E"], forecast)
+    return leave_out(runs.cost, runs.loss, fit.values["E"], forecast)
 
 
 def possible_cuts(flops: Float64[np.ndarray, " runs"]) -> list[float]:

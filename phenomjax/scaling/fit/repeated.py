@@ -52,10 +52,10 @@ def fit(given: Observations, settings: estimate.Settings, *, profiles: bool = Fa
     """
     if not tells(given):
         return estimate.fit(given, settings, profiles=profiles)
-    known = np.isfinite(given.flops)
     used = estimate.within_edge(given, settings)
-    flops = np.where(known, given.flops, 6 * given.params * given.seen)
-    runs = dataclasses.replace(given, flops=flops).take(used)
+    # of the units that were read, before they are counted as fresh ones
+    whole = dataclasses.replace(given, flops=given.cost)
+    runs = whole.take(used)
 
     def at(log_half_life: float, **changes: Any) -> Fit:
         fresh = effective(runs.seen, runs.unique, float(np.exp(log_half_life)))
@@ -103,7 +103,7 @@ def fit(given: Observations, settings: estimate.Settings, *, profiles: bool = Fa
         ),
         half_life=float(np.exp(found.x)),
         half_lives=np.concatenate(half_lives) if parts else np.zeros(0),
-        runs=dataclasses.replace(given, flops=flops),
+        runs=whole,
         used=used,
         settings=dataclasses.asdict(settings),
     )

@@ -32,14 +32,12 @@ def course(
     Returns:
       Nothing where fewer than `FEWEST` curves of this schedule are known.
     """
-    floor = float(fit.forecaster[0])
-    reducible = fit.loss(fit.runs.params, fit.runs.seen, fit.runs.unique) - floor
+    floor, runs = float(fit.forecaster[0]), fit.runs.take(fit.used)
+    reducible = fit.loss(runs.params, runs.seen, runs.unique) - floor
     kept = [
         (curve, float(above), float(np.log(c)))
-        for curve, above, c, used in zip(
-            fit.runs.curves or [None] * len(fit.runs), reducible, fit.flops, fit.used, strict=True
-        )
-        if curve is not None and used and len(curve.loss) > 1 and _same(curve.schedule, schedule)
+        for curve, above, c in zip(runs.curves, reducible, runs.cost, strict=False)
+        if curve is not None and len(curve.loss) > 1 and _same(curve.schedule, schedule)
     ]
     if len(kept) < FEWEST:
         return ()

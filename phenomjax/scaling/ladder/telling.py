@@ -11,7 +11,7 @@ from phenomjax.scaling.ladder.plan import LOOKS, Run
 from phenomjax.scaling.ladder.record import Ladder
 from phenomjax.scaling.ladder.running import Rate
 from phenomjax.scaling.observations import checks
-from phenomjax.system.log import counted, duration
+from phenomjax.system.log import counted, duration, table
 
 FAR = 10.0  # batch or learning rate so many times the configuration's own are told
 
@@ -163,12 +163,3 @@ def outcome(ladder: Ladder, folder: Path, ends: Mapping[int, str]) -> tuple[str,
 def _short(path: Path) -> str:
     """A path below the present folder without that folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns, flush right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [header, *rows]
-    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from phenomjax.data.numbers import decimal_sign, parse_number
 from phenomjax.data.tables import PublishedTable, read_table
-from phenomjax.scaling.observations.runs import ARRAYS, Observations
+from phenomjax.scaling.observations.runs import COLUMNS, Observations
 from phenomjax.system.errors import UserError, did_you_mean, first_of
 
 log = logging.getLogger("phenomjax")
@@ -59,7 +59,7 @@ def of_table(runs: Observations, word: str) -> Observations:
             f"{path} of `metrics` does not say which run a row is of: it has"
             f" {', '.join(table.columns)}. Call the column that does `run`."
         )
-    skipped = {*NAMED_BY, *ARRAYS, "tokens"}
+    skipped = {*NAMED_BY, *COLUMNS, "tokens"}
     columns = [column] if column else [
         name for name in table.columns if name not in skipped and not name.endswith(ENDS)
     ]  # fmt: skip

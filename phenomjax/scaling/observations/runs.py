@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
+from scipy.cluster.hierarchy import fcluster, linkage
 
 Values = Float64[np.ndarray, " runs"]
+COLUMNS = ("params", "seen", "unique", "flops", "loss")
+ONE_BUDGET = 1.4  # runs within this factor of FLOPs are of one budget
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,15 @@ class Observations:
             names=tuple(self.names[place] for place in places),
             metrics={name: values[places] for name, values in self.metrics.items()},
             curves=tuple(self.curves[place] for place in places) if self.curves else (),
-            **{name: getattr(self, name)[places] for name in ARRAYS},
+            **{name: getattr(self, name)[places] for name in COLUMNS},
         )
 
 
-ARRAYS = ("params", "seen", "unique", "flops", "loss")
+def budget_of(flops: Values) -> Int[np.ndarray, " runs"]:
+    """The budget of each run, 0 for the smallest: those within a factor of `ONE_BUDGET` are one."""
+    if len(flops) < 2:
+        return np.zeros(len(flops), np.int64)
+    tree = linkage(np.log(flops)[:, None], "complete")
+    clusters = fcluster(tree, np.log(ONE_BUDGET), "distance")
+    smallest = [flops[clusters == cluster].min() for cluster in range(1, clusters.max() + 1)]
+    return np.argsort(np.argsort(smallest))[clusters - 1]
