@@ -143,7 +143,7 @@ def test_all_widths_of_a_family_follow_its_own():
 
 
 def test_a_classifier_is_planned_in_whole_parts_and_on_shares_of_its_data(tmp_path):
-    overrides = ("data.simulate.plates=4", "data.simulate.wells=96", "data.simulate.size=48")
+    overrides = ("data.simulate.plates=4", "data.simulate.wells=32", "data.simulate.size=48")
     overrides += (
         "data.simulate.cell_radius=8.0",
         "data.crop_size=32",

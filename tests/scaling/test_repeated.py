@@ -48,7 +48,7 @@ def test_the_worth_of_a_repetition_comes_back_exactly_without_noise():
 
 
 def test_with_noise_it_lies_in_its_interval_and_is_kept_in_the_folder(tmp_path):
-    fit = repeated.fit(runs(8.0, noise=0.005, seed=2), Settings(bootstraps=60))
+    fit = repeated.fit(runs(8.0, noise=0.005, seed=2), Settings(bootstraps=60, form="plain"))
     report = fit.report()["half_life"]
     assert report["low"] < 8.0 < report["high"] < 20 and report["low"] > 2
     assert "up to 200 times" in repeated.described(fit)
