@@ -119,6 +119,7 @@ def test_a_course_follows_curves_of_its_schedule(fit):
     end = fit.predict(np.array([300.0]), np.array([2e4]))
     course = curves.course(fit, 3.6e7, end, ("one_cycle", 0.1, 0.0), 0.9)
     assert course[-1] == (1.0, end.loss[0], end.low[0], end.high[0])
+    assert min(low for _, _, low, _ in course) == end.low[0]
     assert course[0][0] == pytest.approx(0.1) and len(course) == curves.SHARES
     for share, loss, low, high in course[:-1]:
         knots = np.interp(share, SHARES, np.log(1 + SHARES**-0.5 - 1))

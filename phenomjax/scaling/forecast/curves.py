@@ -55,7 +55,8 @@ def course(
             (
                 float(share),
                 expected,
-                expected - float(np.hypot((1 + middle) * (loss - low), course_reach)),
+                # a loss falls towards its end, which is not below its own interval
+                max(expected - float(np.hypot((1 + middle) * (loss - low), course_reach)), low),
                 expected + float(np.hypot((1 + middle) * (high - loss), course_reach)),
             )
         )

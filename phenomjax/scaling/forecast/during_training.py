@@ -29,6 +29,7 @@ from phenomjax.training.context import RunContext
 from phenomjax.training.evaluators import Factory, Validation
 
 log = logging.getLogger("phenomjax")
+WIDE = 0.5  # of the loss: an interval of that width holds almost anything
 
 
 def factory(config: ConfigDict) -> Factory:
@@ -187,7 +188,11 @@ class ForecastValidation:
             forecast.text(),
             100 * outcome["error"],
             "" if share is None else f", {100 * share:+.1f} % of what was reducible",
-            "held" if outcome["held"] else "did not hold",
+            "did not hold"
+            if not outcome["held"]
+            else "held, in an interval so wide that this says little"
+            if forecast.high - forecast.low > WIDE * forecast.loss
+            else "held",
             self._run.workdir / record.OUTCOME,
         )
 
