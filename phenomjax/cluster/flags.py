@@ -123,6 +123,8 @@ def explained() -> Iterator[None]:
         first = " ".join(str(text).split()).rstrip(".?")[:300] + "."
         if close := re.search(r'Did you mean "(\S+)" instead of "(\S+)"', first):
             first = f"There is no key '{close[2]}'. Did you mean '{close[1]}'?"
+        elif alone := re.fullmatch(r"""["']+(\w+)["']+\.""", first):
+            first = f"There is no key '{alone[1]}' there."
         raise UserError(
             f"{first} Keys and defaults stand in phenomjax/config; experiments stand in configs/"
             " (see --help)."

@@ -49,7 +49,7 @@ def test_forecasts_stand_beside_outcomes_and_the_band_is_the_prediction(fit):
     assert sum("parameters" in name for name in names) == 9
     told = {"best size at each budget", "a run there (90%)", "outcome", "forecast (90%)"}
     assert told < set(names) and len(names) == 9 + len(told)
-    assert [text.get_text() for text in axis.texts] == ["+1.0%", "fitted "]
+    assert [text.get_text() for text in axis.texts] == ["forecast off by -1.0%", "fitted "]
     (line,) = [line for line in axis.lines if line.get_label() == "best size at each budget"]
     flops, loss = line.get_data()
     assert flops[0] == pytest.approx(1e16) and flops[-1] == pytest.approx(1e19)
@@ -114,6 +114,12 @@ def test_from_a_fit_and_a_run_to_pictures(fit, tmp_path):
         run_as_door(command, [*words, *beside])
     with pytest.raises(UserError, match=r"There is no forecast .*absent\. Give the file that"):
         run_as_door(command, [*words, "--forecasts", tmp_path / "absent"])
+    foreign = tmp_path / "forecast_2.json"
+    foreign.write_text(json.dumps(content | {"unit": "residues"}))
+    other = dataclasses.replace(fit, runs=dataclasses.replace(fit.runs, unit="images"))
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match=r"of a run that reads residues, and the fit is of images"):
+        run_as_door(command, ["--fit", tmp_path / "other", *words[2:], "--forecasts", foreign])
     with pytest.raises(UserError, match="--format gif: pictures are png, svg or pdf"):
         run_as_door(command, [*words[:-1], "gif"])
     with pytest.raises(UserError, match=r"Nothing to draw is named. Give --fit DIR"):

@@ -67,7 +67,8 @@ def run(options: Options) -> int:
             "`forecasts` are drawn beside the fit that they stand on: give it as `fit`."
         )
     fit = None if options.fit is None else law.load(options.fit)
-    forecasts = [read_forecast(path) for path in options.forecasts]
+    unit = "" if fit is None else fit.runs.unit
+    forecasts = [read_forecast(path, unit) for path in options.forecasts]
     pictures = {}
     if fit is not None:
         runs = drawing.known_flops(fit)
@@ -84,11 +85,15 @@ def run(options: Options) -> int:
     return EXIT_DONE
 
 
-def read_forecast(path: Path) -> Forecast:
+def read_forecast(path: Path, unit: str = "") -> Forecast:
     """A forecast from its file, or with its outcome from the run that had it.
 
+    Args:
+      path: of the file, or of the run.
+      unit: of data of the fit that it is drawn beside; "" where that is not known.
+
     Raises:
-      UserError: there is none.
+      UserError: there is none, or it is of data of another unit.
     """
     file = path / "forecast.json" if path.is_dir() else path
     mend = (
@@ -101,6 +106,11 @@ def read_forecast(path: Path) -> Forecast:
         outcome = content.get("outcome")
         names = ("flops", "params", "loss", "low", "high", "level")
         flops, params, loss, low, high, level = (float(forecast[name]) for name in names)
+        if unit and (other := str(forecast.get("unit", unit))) != unit:
+            raise UserError(
+                f"{file} is of a run that reads {other}, and the fit is of {unit}: their losses are"
+                " not of one kind. Give `fit` the folder that the forecast stands on."
+            )
         return Forecast(
             flops, params, loss, low, high, level, None if outcome is None else outcome["loss"]
         )

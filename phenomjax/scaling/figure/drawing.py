@@ -165,7 +165,7 @@ def draw_forecasts(axis: "Axes", forecasts: Sequence[Forecast]) -> None:
             )
             legend.discard("outcome")
             axis.annotate(
-                f"{one.outcome / one.loss - 1:+.1%}",
+                f"forecast off by {one.loss / one.outcome - 1:+.1%}",
                 (one.flops, one.outcome),
                 (-8, -12),
                 textcoords="offset points",

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from phenomjax.figures.style import COLOURS, DARK, GREY, HEADING, LIGHT, open_frame
-from phenomjax.scaling.fit.law import NAMES, Fit
+from phenomjax.scaling.fit.law import NAMES, STABLE, Fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +34,8 @@ def _profile(axis: "Axes", fit: Fit) -> None:
     axis.axhline(1, color=GREY, linewidth=1, linestyle="--")
     axis.annotate(
         "90 %",
-        (0.995, 1.05),
+        (0.01, 1.05),
         xycoords=axis.get_yaxis_transform(),
-        ha="right",
         fontsize=8,
         color=GREY,
     )
@@ -73,8 +70,8 @@ def _exponents(axis: "Axes", fit: Fit) -> None:
     alpha, beta = fit.values["alpha"], fit.values["beta"]
     low, high = fit.interval("ratio")
     said = f"beta / (alpha + beta) = {beta / (alpha + beta):.3f} ({low:.3f} to {high:.3f})"
-    ends = np.quantile(fit.draws[:, ALPHA], [0.0, 1.0])
-    axis.plot(ends, ends * beta / alpha, color=COLOURS[0], linewidth=1.2, zorder=2, label=said)
+    # which does not widen the axes, as steep as it may be
+    axis.axline((0, 0), (alpha, beta), color=COLOURS[0], linewidth=1.2, zorder=2, label=said)
     best = fit.basins[0]["objective"]
     for number, basin in enumerate(fit.basins):
         told = "" if number == 0 else f" {basin['objective'] / best:.2f}x"
@@ -92,6 +89,7 @@ def _exponents(axis: "Axes", fit: Fit) -> None:
         axis.annotate(told, (basin["alpha"], basin["beta"]), fontsize=8, color=COLOURS[1])
     axis.set_xlabel("alpha, exponent of parameters")
     axis.set_ylabel("beta, exponent of data")
-    axis.set_title("The exponents, and what is stable of them", loc="left", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    known = "is stable" if high - low < STABLE else "is not known"
+    axis.set_title(f"The exponents: beta / (alpha + beta) {known}", loc="left", fontsize=10)
+    axis.legend(fontsize=8, frameon=False, loc="best")
     open_frame(axis)

@@ -21,10 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from phenomjax.scaling import observations
 from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, repeated
-from phenomjax.scaling.fit.law import Fit
+from phenomjax.scaling.fit.law import STABLE, Fit
 from phenomjax.system.errors import UserError, check_folder_of, first_of
-
-STABLE = 0.2  # width of an interval of beta / (alpha + beta) that tells where to go
 
 
 @dataclass(frozen=True)

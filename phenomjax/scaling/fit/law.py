@@ -26,6 +26,7 @@ from phenomjax.system.errors import UserError
 
 NAMES = ("E", "A", "B", "alpha", "beta")
 LEVEL = 0.9  # of every interval, unless said
+STABLE = 0.2  # width of an interval of beta / (alpha + beta) that tells where to go
 JSON, ARRAYS = "fit.json", "fit.npz"
 # How much further the law may be off than its bootstrap says: no law is exact, and what it lacks
 # grows beyond the runs. On `overtraining_runs.csv`, fitted below several budgets, 90 % intervals
