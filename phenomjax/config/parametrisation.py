@@ -39,7 +39,9 @@ def check(c: ConfigDict, depth: str, norm: str = "pre") -> None:
         ("decoder_base_width", "decoder_dim"),
         ("decoder_base_depth", "decoder_depth"),
     ):
-        value = m.get(key, 0)
+        if key not in m:
+            continue
+        value = m[key]
         if value < 0:
             raise UserError(
                 f"config.model.{key} is {value}; it must be 0, the model's own {m[own]}, or more."

@@ -32,8 +32,6 @@ from ml_collections import ConfigDict
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
 
-PARAMETRISATIONS = ("standard", "mup", "complete_p")
-
 # (name of a kernel, what its inputs grow with, its outputs): "width" of the model, "decoder", the
 # width of that, or "": with nothing. The neck of a classifier has one width in the whole family.
 KERNELS = (
@@ -61,6 +59,11 @@ class Multipliers(NamedTuple):
 
     init: float
     rate: float
+
+
+def kind_of(model: ConfigDict) -> str:
+    """The parametrisation; "standard" of models that have no key for it."""
+    return str(model.parametrisation) if "parametrisation" in model else "standard"
 
 
 def width_ratio(model: ConfigDict) -> float:
@@ -129,7 +132,7 @@ def multipliers(name: str, shape: tuple[int, ...], model: ConfigDict) -> Multipl
     if name == WIDER_HEADS:
         init, rate = init / r_in**0.5, rate / r_in**0.5
     decoder = name.startswith("decoder/")
-    scaled = not decoder and bool(model.get("layer_scale"))
+    scaled = not decoder and "layer_scale" in model and model.layer_scale
     if re.fullmatch(LAYER_SCALE if scaled else LAST_LAYER, name):
         depth = _depths(model)[decoder]
         init, rate = init / depth, rate / depth
@@ -150,7 +153,7 @@ def folded(params: Params, model: ConfigDict) -> Params:
     if scales(model) == 1.0:
         return params
     ratio = width_ratio(model)
-    if model.get("norm") == "pre":
+    if "norm" in model and model.norm == "pre":
         raise UserError(
             f"A model of config.model.parametrisation '{model.parametrisation}' divides its logits"
             f" by {ratio:g}, for which other programs have no place. Where norms come last"
@@ -201,21 +204,22 @@ def _is_base(model: ConfigDict) -> bool:
 def _ratios(model: ConfigDict) -> dict[str, float]:
     """How many times its width in the base everything that grows has."""
     width = decoder = 1.0
-    if model.get("parametrisation", "standard") != "standard":
+    if kind_of(model) != "standard":
         width = model.embed_dim / (model.base_width or model.embed_dim)
-        base = model.get("decoder_base_width")
-        decoder = model.decoder_dim / base if base else width
-    embedding = 1.0 if model.get("neck_dim") else width
+        own = "decoder_base_width" in model and model.decoder_base_width
+        decoder = model.decoder_dim / model.decoder_base_width if own else width
+    embedding = 1.0 if "neck_dim" in model and model.neck_dim else width
     return {"": 1.0, "width": width, "decoder": decoder, "embedding": embedding}
 
 
 def _depths(model: ConfigDict) -> tuple[float, float]:
     """Likewise depth: of the encoder (or the only stack), and of the decoder."""
-    if model.get("parametrisation", "standard") != "complete_p":
+    if kind_of(model) != "complete_p":
         return 1.0, 1.0
-    own = model.depth if "depth" in model else model.num_layers
-    depth, base = own / (model.base_depth or own), model.get("decoder_base_depth")
-    return depth, model.decoder_depth / base if base else depth
+    layers = model.depth if "depth" in model else model.num_layers
+    depth = layers / (model.base_depth or layers)
+    own = "decoder_base_depth" in model and model.decoder_base_depth
+    return depth, model.decoder_depth / model.decoder_base_depth if own else depth
 
 
 def _times(x: jax.Array, multiplier: float) -> jax.Array:

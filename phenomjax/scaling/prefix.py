@@ -12,12 +12,12 @@ within their 90 % interval; from each run alone: 9.6 %, 1.5 % and 0.8 %, 88 to 1
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float64
 from scipy import stats
 
+from phenomjax.scaling.observations import Curve
 from phenomjax.system.errors import UserError
 
 Fractions = Float64[np.ndarray, " evaluations"]
@@ -30,20 +30,6 @@ WINDOWS = (0.5, 0.75, 0.9)  # of what was seen, from where on curves are compare
 # What curves of a schedule have in common: their distance from the end, their ratio to it, that
 # ratio above the floor of the law, or a distance that is stretched.
 RULES = ("distance", "ratio", "above", "stretched")
-
-
-class Curve(Protocol):
-    """Validation losses of an earlier run.
-
-    Attributes:
-      fraction: of the run's steps, rising to 1.
-      loss: at each.
-    """
-
-    @property
-    def fraction(self) -> Fractions: ...
-    @property
-    def loss(self) -> Losses: ...
 
 
 @dataclass(frozen=True)

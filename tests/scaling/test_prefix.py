@@ -4,19 +4,12 @@ Each curve is exact: the expected loss of stochastic gradient descent on least s
 spectrum and target are power laws, which falls, slows and anneals as language models do.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from phenomjax.scaling import prefix
+from phenomjax.scaling.observations import Curve
 from phenomjax.system.errors import UserError
-
-
-@dataclass(frozen=True)
-class Curve:
-    fraction: np.ndarray
-    loss: np.ndarray
 
 
 def rates(steps, kind):

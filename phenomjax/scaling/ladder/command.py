@@ -37,6 +37,7 @@ from phenomjax import tasks
 from phenomjax.cluster.flags import read_config
 from phenomjax.config import keys
 from phenomjax.config.checks import flatten
+from phenomjax.models import parametrisation
 from phenomjax.scaling.costs import count_on_cpu
 from phenomjax.scaling.ladder import record, rules, running, telling
 from phenomjax.scaling.ladder.plan import Planner, Run, Wanted
@@ -154,7 +155,9 @@ def planned(options: Options) -> tuple[Ladder, list[str], list[Run]]:
         config=options.config,
         overrides=tuple(overrides),
         values=flatten(config),
-        told=tuple(rules.told(wanted.exponents, wanted.depth, _parametrisation(config))),
+        told=tuple(
+            rules.told(wanted.exponents, wanted.depth, parametrisation.kind_of(config.model))
+        ),
         depth=wanted.depth,
         exponents=wanted.exponents,
         reference=planner.reference,
@@ -209,10 +212,10 @@ def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:
         )
     depth = options.depth
     if depth == "auto":
-        depth = "fixed" if _parametrisation(config) == "mup" else "aspect"
+        depth = "fixed" if parametrisation.kind_of(config.model) == "mup" else "aspect"
     width = options.width_exponent
     if width is None:
-        width = 0.5 if _parametrisation(config) == "standard" else 0.0
+        width = 0.5 if parametrisation.kind_of(config.model) == "standard" else 0.0
     wanted = Wanted(
         budgets=tuple(budgets),
         sizes=_words(options.sizes),
@@ -227,10 +230,6 @@ def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:
         evaluations=options.evaluations,
     )
     return config, wanted, overrides
-
-
-def _parametrisation(config: ConfigDict) -> str:
-    return str(config.model.get("parametrisation", "standard"))
 
 
 def _check(options: Options) -> None:

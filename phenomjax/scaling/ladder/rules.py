@@ -94,11 +94,12 @@ def batch_multiple(config: ConfigDict, devices: int) -> int:
     """What divides every batch of a configuration: devices, micro-batches, crops of one image,
     parts of a batch of two rows or more.
     """
-    data, parts = config.data, max(config.data.get("groups", 0), 0)
+    data = config.data
+    parts = data.groups if "groups" in data else 0
     axis = config.mesh.data if config.mesh.data > 0 else 1
     return math.lcm(
         math.lcm(max(devices, 1), axis) * config.optimizer.accumulate_steps,
-        data.get("crops_per_image", 1),
+        data.crops_per_image if "crops_per_image" in data else 1,
         2 * parts or 1,
     )
 

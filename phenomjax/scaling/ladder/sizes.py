@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from phenomjax.config.checks import flatten
+from phenomjax.models.parametrisation import kind_of
 from phenomjax.sweep.space import Value
 from phenomjax.system.errors import UserError
 
@@ -55,7 +56,7 @@ def family(config: ConfigDict) -> Family:
       UserError: a model whose widths are not known here.
     """
     m = config.model
-    if m.get("backbone") == "densenet":
+    if "backbone" in m and m.backbone == "densenet":
         return _densenet(m)
     if "cell_dim" in m:
         return _lstm(m)
@@ -97,7 +98,7 @@ def _vit(m: ConfigDict) -> Family:
 
 
 def _transformer(m: ConfigDict) -> Family:
-    grain = math.lcm(2, m.get("div_val", 1) ** len(m.get("cutoffs", ())))
+    grain = math.lcm(2, m.div_val ** len(m.cutoffs) if "cutoffs" in m else 1)
 
     def resized(width: int, depth: int) -> Settings:
         if width % grain:
@@ -156,7 +157,7 @@ def _base(m: ConfigDict, depth: int) -> Settings:
         # 0: in proportion to the base that is named
         own["decoder_base_width"] = 0 if m.base_width else m.decoder_dim
         own["decoder_base_depth"] = 0 if m.base_depth else m.decoder_depth
-    read = {"mup": "width", "complete_p": "width depth"}.get(m.get("parametrisation", ""), "")
+    read = {"mup": "width", "complete_p": "width depth"}.get(kind_of(m), "")
     return {
         f"model.{key}": m[key] or value
         for key, value in own.items()
