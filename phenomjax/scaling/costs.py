@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from phenomjax import tasks
 from phenomjax.config import keys
-from phenomjax.training.size import Size, size_of, specs_of
-
-__all__ = ["Size", "cost_of", "count_on_cpu"]
+from phenomjax.training.size import Size, params_of, size_of, specs_of
 
 
 def count_on_cpu() -> None:
@@ -32,10 +29,4 @@ def cost_of(config: ConfigDict, workdir: Path) -> Size:
     task = tasks.make(config)
     loader = task.loader("train", 0, 1)
     assert loader is not None  # only "val" may be without data
-    batch = specs_of(loader)[0]
-    params = jax.eval_shape(
-        lambda: task.init(
-            jax.random.key(0), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-        )
-    )
-    return size_of(config, task, loader, params)
+    return size_of(config, task, loader, params_of(task, specs_of(loader)[0]))

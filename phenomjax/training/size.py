@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -44,6 +45,14 @@ def specs_of(loader: Loader) -> list[Batch]:
         {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in kind.items()}
         for kind in loader.specs
     ]
+
+
+def params_of(task: Task, batch: Batch) -> Params:
+    """Shapes of a model's parameters, from those of a batch."""
+    return jax.eval_shape(
+        lambda key: task.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)),
+        jax.random.key(0),
+    )
 
 
 def size_of(config: ConfigDict, task: Task, loader: Loader, params: Params) -> Size:

@@ -36,7 +36,7 @@ from ml_collections import ConfigDict
 from phenomjax import tasks
 from phenomjax.cluster.flags import read_config
 from phenomjax.config import keys
-from phenomjax.scaling.costs import Size, cost_of, count_on_cpu
+from phenomjax.scaling.costs import cost_of, count_on_cpu
 from phenomjax.scaling.fit import downstream, law
 from phenomjax.scaling.fit.law import Fit
 from phenomjax.scaling.forecast import ending, expense, record, sizes, telling
@@ -45,6 +45,7 @@ from phenomjax.scaling.forecast.record import Forecast
 from phenomjax.scaling.observations import workdirs
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
+from phenomjax.training.size import Size
 
 log = logging.getLogger("phenomjax")
 FARTHEST = 1000.0  # times the largest fitted FLOPs

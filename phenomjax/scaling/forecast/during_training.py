@@ -7,8 +7,6 @@ import functools
 import logging
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -27,6 +25,7 @@ from phenomjax.tasks import Loader
 from phenomjax.training import metrics
 from phenomjax.training.context import RunContext
 from phenomjax.training.evaluators import Factory, Validation
+from phenomjax.training.size import params_of
 
 log = logging.getLogger("phenomjax")
 WIDE = 0.5  # of the loss: an interval of that width holds almost anything
@@ -97,9 +96,8 @@ class ForecastValidation:
                 " out. Hold data out (config.data.val_groups, config.data.val_fraction), or set"
                 " --config.scaling.forecast=''."
             )
-        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), run.spec)
-        params = jax.eval_shape(functools.partial(run.task.init, batch=batch), jax.random.key(0))
-        record.check_size(forecast, run.size(params), run.config.num_steps, path)
+        size = run.size(params_of(run.task, run.spec))
+        record.check_size(forecast, size, run.config.num_steps, path)
         return cls(run, run.val_loader, forecast, path)
 
     def run(self, state: TrainState, step: int) -> dict[str, "float | Figure"] | None:

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster.flags import explained
 from phenomjax.config.checks import flatten
-from phenomjax.scaling.costs import Size as Cost
 from phenomjax.scaling.costs import cost_of
 from phenomjax.scaling.ladder import rules, sizes
 from phenomjax.scaling.ladder.sizes import Settings, Size
 from phenomjax.system.errors import UserError
+from phenomjax.training.size import Size as Cost
 
 LOOKS = ("eval.every_steps", "checkpoint.every_steps", "log.every_steps")
 # what a step costs does not depend on
