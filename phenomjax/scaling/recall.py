@@ -18,7 +18,6 @@ These draw it, and say how well the loss foretells recall in this screen (often 
   python -m phenomjax.scaling fit runs/ --metrics recall/recall.csv --out forecast/
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ import tyro
 
 from phenomjax.maps.demo.command import SCREEN, run_step
 from phenomjax.maps.tables.reading import read
+from phenomjax.scaling.observations import workdirs
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import read_json, write_text
-from phenomjax.training import metrics
 
 log = logging.getLogger("phenomjax")
 
@@ -163,32 +162,15 @@ def measure(folder: Path) -> dict[str, float]:
     Raises:
       UserError: it is none, or has not ended.
     """
-    try:
-        size = json.loads((folder / "size.json").read_text())
-        num_steps = json.loads((folder / "config.json").read_text())["num_steps"]
-        losses = metrics.val_losses(folder)
-        flops = num_steps * size["flops_per_step"]
-        seen = num_steps * size["units_per_step"]
-        params, unique, unit = size["params"], size["units_per_epoch"], size["unit"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is no run that can be set beside others: its config.json or size.json cannot"
-            f" be read ({error!r}). Name the workdirs of `python -m phenomjax.main`; a run of an"
-            " earlier version gets its size.json when it is started again."
-        ) from error
-    if unit != "images":
+    found = workdirs.read(folder)
+    if isinstance(found, str):
+        raise UserError(f"{found} Recall stands beside the loss of runs that have ended.")
+    if (unit := found.size["unit"]) != "images":
         raise UserError(
             f"The run {folder} reads {unit}: recall of complexes is of models of images. Name runs"
             " of masked autoencoders, or of the perturbation task."
         )
-    if num_steps not in losses:
-        raise UserError(
-            f"The run {folder} has no val/loss at its last step, {num_steps}: it has not ended, or"
-            " nothing is held out. Continue it by its own command (python -m phenomjax.main"
-            f" --config … --workdir {folder}), or leave it out."
-        )
-    found = {"params": params, "seen": seen, "unique": unique, "flops": flops}
-    return found | {"loss": losses[num_steps]}
+    return found.numbers
 
 
 def _table(  # type: ignore[no-untyped-def]  # pandas loads late

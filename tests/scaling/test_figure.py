@@ -134,7 +134,7 @@ def trained(folder, step=30, unit="images"):
     """What training leaves of a run, as far as it is read."""
     folder.mkdir(parents=True)
     size = {"params": 1000, "flops_per_step": 2e9, "unit": unit}
-    size |= {"units_per_step": 16, "units_per_epoch": 96}
+    size |= {"units_per_step": 16, "units_per_epoch": 96, "data": {}}
     (folder / "size.json").write_text(json.dumps(size))
     (folder / "config.json").write_text(json.dumps({"num_steps": 30}))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": step, "val/loss": 0.5}) + "\n")
@@ -202,11 +202,14 @@ def test_recall_of_what_cannot_be_mapped(steps, tmp_path):
         run_as_door(recall, [run, trained(tmp_path / "b/run"), *out])
     with pytest.raises(UserError, match="--called has 1 names for 2 runs"):
         run_as_door(recall, [run, tmp_path / "b/run", "--called", "x", *out])
-    with pytest.raises(UserError, match=r"absent is no run that can be set beside others"):
+    with pytest.raises(UserError, match=r"absent: its config\.json is not that of a run"):
         run_as_door(recall, [tmp_path / "absent", *out])
     with pytest.raises(UserError, match=r"reads residues: recall of complexes is of models of im"):
         run_as_door(recall, [trained(tmp_path / "lm", unit="residues"), *out])
-    with pytest.raises(UserError, match="no val/loss at its last step, 30: it has not ended"):
+    with pytest.raises(
+        UserError,
+        match=r"half is not finished: step 20 of 30; run the same",
+    ):
         run_as_door(recall, [trained(tmp_path / "half", step=20), *out])
     with pytest.raises(UserError, match=r"not simulated. Name the known pairs .* --relationships"):
         run_as_door(recall, [run, "--screen", tmp_path / "bank.zarr", *out])

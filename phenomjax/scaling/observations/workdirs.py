@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.config.checks import flatten
 from phenomjax.scaling.observations import checks
-from phenomjax.scaling.observations.runs import Curve, Observations
+from phenomjax.scaling.observations.runs import COLUMNS, Curve, Observations
 from phenomjax.system.errors import UserError, first_of
 from phenomjax.training import metrics
 from phenomjax.training.size import Size
@@ -61,6 +61,18 @@ class Read:
     steps: int
     losses: Mapping[int, float]
     scores: Mapping[str, float]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """N, D, U, C and the loss at the end, by the names of `Observations`."""
+        size = self.size
+        return {
+            "params": float(size["params"]),
+            "seen": self.steps * float(size["units_per_step"]),
+            "unique": float(size["units_per_epoch"]),
+            "flops": self.steps * float(size["flops_per_step"]),
+            "loss": self.losses[self.steps],
+        }
 
     @property
     def data(self) -> str:
@@ -112,7 +124,7 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
     """
     left_out, runs = list[str](), list[Read]()
     for path in _folders(folders):
-        found = _read(path)
+        found = read(path)
         if isinstance(found, str):
             left_out.append(found)
             log.warning("left out: %s", found)
@@ -130,15 +142,11 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
     above = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     names = tuple(os.path.relpath(run.path.resolve(), above) for run in runs)
     scores = sorted(set().union(*(run.scores for run in runs)))
-    seen = np.array([run.steps * float(run.size["units_per_step"]) for run in runs])
+    numbers = [run.numbers for run in runs]
     return checks.checked(
         Observations(
             names=names,
-            params=np.array([float(run.size["params"]) for run in runs]),
-            seen=seen,
-            unique=np.array([float(run.size["units_per_epoch"]) for run in runs]),
-            flops=np.array([run.steps * float(run.size["flops_per_step"]) for run in runs]),
-            loss=np.array([run.losses[run.steps] for run in runs]),
+            **{name: np.array([one[name] for one in numbers]) for name in COLUMNS},
             unit=str(runs[0].size["unit"]),
             metrics={
                 name: np.array([run.scores.get(name, math.nan) for run in runs]) for name in scores
@@ -171,7 +179,7 @@ def _folders(folders: Sequence[Path]) -> Iterator[Path]:
             below[:] = sorted(n for n in below if not n.endswith(".zarr") and not n.startswith("."))
 
 
-def _read(path: Path) -> Read | str:
+def read(path: Path) -> Read | str:
     """A finished run; else why it is left out."""
     try:
         config = flatten(json.loads((path / "config.json").read_text("utf-8")))
