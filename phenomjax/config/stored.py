@@ -1,7 +1,7 @@
 """The resolved configuration on disk, and which of its keys a continued run may change."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -107,17 +107,25 @@ def _set(config: ConfigDict, key: str, value: object) -> None:
     parent[leaf] = value
 
 
+def changed(
+    old: Mapping[str, object], new: Mapping[str, object], also: Sequence[str] = ()
+) -> list[str]:
+    """Keys of two flat configurations whose values differ, without those of `CHANGEABLE` that are
+    not in `also`.
+    """
+    return [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and (key in also or not key.startswith(CHANGEABLE))
+    ]
+
+
 def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:
     """Raises UserError when a workdir belongs to a run with another configuration, listing the keys
     that differ.
     """
     new, old = flatten(config), flatten(stored)
-    differ = [
-        k
-        for k in sorted(new.keys() | old.keys())
-        if new.get(k) != old.get(k) and not k.startswith(CHANGEABLE)
-    ]
-    if differ:
+    if differ := changed(old, new):
         rows = "; ".join(f"{k}: {_difference(old.get(k), new.get(k))}" for k in differ[:8])
         more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
         raise UserError(

@@ -215,17 +215,11 @@ def check_config(forecast: Forecast, config: ConfigDict, path: Path) -> list[str
             f" {config.task}. Give a forecast of this configuration (`{COMMAND}`), or"
             " --config.scaling.forecast=''."
         )
-    before, after = flatten(ConfigDict(dict(forecast.config))), flatten(config)
+    before, after = flatten(dict(forecast.config)), flatten(config)
     return [
         f"{key}: forecast for {before.get(key)}, is {after.get(key)}"
-        for key in sorted(before.keys() | after.keys())
-        if _plain(before.get(key)) != _plain(after.get(key))
-        and not key.startswith(stored.CHANGEABLE)
+        for key in stored.changed(before, after)
     ]
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def check_size(forecast: Forecast, size: "Size", steps: int, path: Path) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phenomjax.config.stored import CHANGEABLE
+from phenomjax.config import stored
+from phenomjax.config.checks import flatten
 from phenomjax.scaling.ladder.plan import Run
 from phenomjax.scaling.ladder.rules import Exponents, Reference
 from phenomjax.system import files
@@ -77,9 +78,7 @@ class Ladder:
         changed = [
             f"config.{key} was {_short(self.values.get(key))}, is now"
             f" {_short(other.values.get(key))}"
-            for key in sorted(self.values.keys() | other.values.keys())
-            if repr(self.values.get(key)) != repr(other.values.get(key))
-            and (key in JUDGED or not key.startswith(CHANGEABLE))
+            for key in stored.changed(self.values, other.values, JUDGED)
         ]
         mine, others = dataclasses.asdict(self), dataclasses.asdict(other)
         changed += [
@@ -115,7 +114,7 @@ def load(folder: Path) -> Ladder | None:
         return Ladder(
             config=content["config"],
             overrides=tuple(content["overrides"]),
-            values={key: _tuples(value) for key, value in content["values"].items()},
+            values=flatten(content["values"]),
             told=tuple(content["told"]),
             depth=content["depth"],
             exponents=Exponents(**content["exponents"]),
@@ -135,7 +134,3 @@ def load(folder: Path) -> Ladder | None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
