@@ -54,18 +54,10 @@ class Program:
         program = shlex.split(os.environ.get("PHENOMJAX_MAIN", ""))
         return program or [sys.executable, "-m", "phenomjax.main"]
 
-    def command(self, settings: Mapping[str, object], workdir: Path) -> list[str]:
-        """The words of a run."""
+    def flags(self, settings: Mapping[str, object]) -> list[str]:
+        """The configuration of a run with settings of its own."""
         own = [f"--config.{key}={value}" for key, value in settings.items()]
-        return [
-            *self.words,
-            "--config",
-            self.config,
-            *without(self.overrides, settings),
-            *own,
-            "--workdir",
-            str(workdir),
-        ]
+        return ["--config", self.config, *without(self.overrides, settings), *own]
 
 
 def measure(program: Program, run: Run, folder: Path) -> float:
@@ -91,7 +83,7 @@ def measure(program: Program, run: Run, folder: Path) -> float:
         "checkpoint.every_steps": run.steps,
     }
     done = subprocess.run(
-        program.command(settings, workdir),
+        [*program.words, *program.flags(settings), "--workdir", str(workdir)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

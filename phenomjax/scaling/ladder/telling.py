@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from phenomjax.cluster.flags import without
 from phenomjax.scaling.ladder import running
 from phenomjax.scaling.ladder.plan import LOOKS, Run
 from phenomjax.scaling.ladder.record import Ladder
@@ -100,8 +99,7 @@ def large(ladder: Ladder, run: Run) -> str:
     """A large run that a ladder is for, and the commands that forecast and train it."""
     # how often it looks is its own matter
     settings = {key: value for key, value in run.settings.items() if key not in LOOKS}
-    words = ["--config", ladder.config, *without(ladder.overrides, settings)]
-    words += [f"--config.{key}={value}" for key, value in settings.items()]
+    words = running.Program(ladder.config, ladder.overrides).flags(settings)
     forecast = "--config.scaling.forecast=FILE"
     return (
         f"large run {run.size}: {run.params:,} parameters, {run.seen:,} {ladder.unit}, {run.steps}"

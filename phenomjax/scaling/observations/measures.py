@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def of_table(runs: Observations, word: str) -> Observations:
         log.warning("no fitted run is that of: %s; they are passed over", first_of(strange))
     found = dict(runs.metrics)
     for name in columns:
-        values = _numbers(table, name, required=bool(column))
+        values = numbers(table, name, range(len(table.rows)), required=bool(column))
         if values is None:
             continue
         found[name] = np.full(len(runs), np.nan)
@@ -105,16 +105,26 @@ def _places(runs: Observations, called: Sequence[str | None]) -> list[int | None
     return found
 
 
-def _numbers(table: PublishedTable, name: str, required: bool) -> list[float] | None:
-    """The numbers of a column, NaN where nothing is there; None where it is one of texts."""
+def numbers(
+    table: PublishedTable, name: str, rows: Iterable[int], required: bool = True
+) -> list[float] | None:
+    """The numbers of a column in some rows, NaN where nothing is there; None where it is one of
+    texts.
+
+    Raises:
+      UserError: a text in a column that is `required`.
+    """
     column = table.column(name)
     sign = decimal_sign(value for value in column if value is not None)
     values = list[float]()
-    for row, value in enumerate(column):
+    for row in rows:
         try:
+            value = column[row]
             values.append(math.nan if value is None else parse_number(value, sign))
         except ValueError as error:
             if required:
-                raise UserError(f"{table.where(row)}, column '{name}': {error}.") from None
+                raise UserError(
+                    f"{table.where(row)}, column '{name}' of `metrics`: {error}."
+                ) from None
             return None
     return values

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from phenomjax.data.numbers import decimal_sign, parse_number
+from phenomjax.data.numbers import decimal_sign
 from phenomjax.data.tables import PublishedTable, open_rows, read_table
-from phenomjax.scaling.observations import checks, doubts
+from phenomjax.scaling.observations import checks, doubts, measures
 from phenomjax.scaling.observations.doubts import LossUnit
 from phenomjax.scaling.observations.quantities import header_scale, number
 from phenomjax.scaling.observations.runs import Observations
@@ -130,7 +130,7 @@ def of_csv(
         found["loss"] = found["loss"] / checks.BITS
     if unit == "perplexity":
         found["loss"] = np.log(np.maximum(found["loss"], 1 + 1e-12))
-    measures = {name: _measures(table, name, keep) for name in metrics}
+    found_metrics = {name: np.array(measures.numbers(table, name, keep)) for name in metrics}
     good = np.array([row not in faults for row in keep], bool)
     params, loss = found["params"], found["loss"]
     unknown = np.full(len(keep), np.nan)
@@ -159,7 +159,7 @@ def of_csv(
         unique=found.get("unique", unknown),
         flops=flops,
         loss=loss,
-        metrics=measures,
+        metrics=found_metrics,
         curves=(None,) * len(keep),
     )
     good = np.array([row not in faults for row in keep], bool)
@@ -330,19 +330,3 @@ def _impossible(role: str, text: str | None, value: float) -> str:
             f": a log-likelihood? Its loss is {-value:g}" if value < 0 else ""
         )
     return f"{text} is not above 0"
-
-
-def _measures(
-    table: PublishedTable, name: str, keep: Sequence[int]
-) -> Float64[np.ndarray, " runs"]:
-    """A column of further measures, NaN where there is none."""
-    column = table.column(name)
-    sign = decimal_sign(value for value in column if value is not None)
-    values = np.full(len(keep), np.nan)
-    for place, row in enumerate(keep):
-        try:
-            if column[row] is not None:
-                values[place] = parse_number(str(column[row]), sign)
-        except ValueError as error:
-            raise UserError(f"{table.where(row)}, column '{name}' of `metrics`: {error}.") from None
-    return values
