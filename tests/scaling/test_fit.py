@@ -76,6 +76,22 @@ def test_the_command_leaves_what_scripts_read(tmp_path):
     assert isinstance(report["leave_out"], list)
 
 
+def test_losses_that_follow_nothing_are_told(tmp_path, capsys):
+    runs = runs_of(count=2)
+    loss = np.random.default_rng(0).permutation(runs.loss)
+    pd.DataFrame({"n": runs.params, "c": runs.flops, "l": loss}).to_csv(tmp_path / "r.csv")
+    words = ["--runs", tmp_path / "r.csv", "--columns", "params=n,flops=c,loss=l"]
+    words += ["--bootstraps", 20, "--on_bad_run", "keep", "--out", tmp_path / "new" / "fit"]
+    run_as_door(command, words)
+    said = capsys.readouterr().out
+    assert "hardly follow size and data" in said and ", which is not known." in said
+    ratio = json.loads((tmp_path / "new" / "fit" / "fit.json").read_text())["ratio"]
+    assert 0 <= ratio["low"] <= ratio["value"] <= ratio["high"] <= 1
+    for name, value in (("bootstraps", -1), ("delta", 0), ("edge", "nan")):
+        with pytest.raises(UserError, match=rf"`?-*{name}`? is .*; it must be at least"):
+            run_as_door(command, [*words, f"--{name}", value])
+
+
 def chinchilla(shared):
     """The points of the table; D = C / 6 N."""
     table = pd.read_csv(shared / "scaling" / "chinchilla_points.csv")

@@ -153,6 +153,7 @@ FAULTS = {  # column, {row: what stands there}, what is said
     "likelihood": ("loss", {4: -3.1}, r"line 6.*a log-likelihood\? Its loss is 3.1"),
     "diverged": ("loss", {8: 11.2}, r"line 10.*its loss 11.2 is \d.*x above.*diverged"),
     "low": ("loss", {1: 0.3}, r"line 3.*x below.*another unit"),
+    "endless": ("params", {4: 1e300}, r"line 6.*more than there can be"),
     "two": ("loss", {0: "x", 11: -1}, r"2 of 12.*line 2.*line 13"),
 }
 
@@ -209,6 +210,30 @@ def test_columns_in_millions_are_asked_about(tmp_path, role):
         read(path)
     factor = {"params": "1e6", "tokens": "1e9"}[role]
     close(read(path, columns=COLUMNS.replace(f"={role}", f"={role}*{factor}")))
+
+
+def test_columns_that_hold_something_else(tmp_path):
+    """Each mend is as it is said."""
+    loss = law(N, C / 6 / N)
+    path = written(tmp_path, table(loss=-loss))
+    with pytest.raises(UserError, match=r"12 of 12.*write loss=loss\*-1 in `columns`") as error:
+        read(path)
+    assert "skip" not in str(error.value)  # which would leave nothing
+    close(read(path, columns=COLUMNS.replace("loss=loss", "loss=loss*-1")))
+    path = written(tmp_path, table(loss=np.exp(loss + 0.5)))
+    with pytest.raises(UserError, match="give `loss_unit` perplexity"):
+        read(path)
+    assert np.allclose(read(path, "--loss_unit", "perplexity").loss, loss + 0.5)
+    path = written(tmp_path, table(flops=C))
+    with pytest.raises(UserError, match=r"no run has that.*write flops=flops in `columns`"):
+        read(path, columns="params=params,tokens=flops,loss=loss")
+    close(read(path, columns="params=params,flops=flops,loss=loss"))
+    path = written(tmp_path, table(flops=C / 1e15))
+    with pytest.raises(UserError, match=r"a factor, as in flops=flops\*1e18"):
+        read(path, columns="params=params,flops=flops,loss=loss")
+    close(read(path, columns="params=params,flops=flops*1e15,loss=loss"))
+    with pytest.raises(UserError, match=r"takes 'params' of .* for params and for tokens"):
+        read(path, columns="params=params,tokens=params,loss=loss")
 
 
 def test_what_is_too_little(tmp_path):

@@ -12,6 +12,7 @@ DIR/fit.npz, which `python -m phenomjax.scaling forecast --fit DIR` reads.
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from phenomjax.scaling import observations
 from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, repeated
 from phenomjax.scaling.fit.law import STABLE, Fit
-from phenomjax.system.errors import UserError, check_folder_of, first_of
+from phenomjax.system.errors import UserError, first_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Fits, prints the law and writes it."""
-    check_folder_of(options.out)
+    _check(options)
     runs = read(options)
     settings = estimate.Settings(
         delta=options.delta,
@@ -90,6 +91,14 @@ def run(options: Options) -> None:
     parts = [described(fit), repeated.described(fit), leave_out.described(left_out)]
     parts.append(downstream.described(links, list(runs.metrics)))
     print("\n".join([*filter(None, parts), comparisons.described(others)]))
+
+
+def _check(options: Options) -> None:
+    """Raises UserError for numbers that cannot be."""
+    for name, low, example in (("delta", 1e-9, 1e-3), ("bootstraps", 20, 400), ("edge", 0, 10)):
+        value = getattr(options, name)
+        if not low <= value < math.inf:
+            raise UserError(f"`{name}` is {value:g}; it must be at least {low:g}, as {example:g}.")
 
 
 def read(options: Options) -> observations.Observations:
@@ -152,6 +161,13 @@ def described(fit: Fit) -> str:
         lines.append(
             "E is not identified by these runs: do not lean on it, nor on what is left above it."
         )
+    explained = fit.explained
+    if explained < 0.5:
+        lines.append(
+            f"The law explains {max(explained, 0):.0%} of the differences in log(loss): these"
+            " losses hardly follow size and data. Are the columns the right ones, and the runs of"
+            " one recipe?"
+        )
     low, high = fit.interval("ratio")
     lines.append(
         f"The best N grows as C to the power beta / (alpha + beta), {low:.2f} to {high:.2f}"
@@ -169,7 +185,7 @@ def described(fit: Fit) -> str:
     numbers = "  ".join(
         f"{name} {forecast[name]:.4g}"
         for name in ("E", "A", "B", "alpha", "beta", "D0")
-        if name != "D0" or forecast[name]
+        if name != "D0" or "D0" in forecast["law"]
     )
     chosen = "as given" if not fit.scores else "the form that forecasts these runs best"
     lines.append(f"Forecasts by {forecast['law']} ({chosen}): {numbers}.")

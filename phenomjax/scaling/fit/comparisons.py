@@ -3,6 +3,7 @@ parameters at once, and parabolas along iso-FLOP curves.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -211,6 +212,8 @@ def bias(
     """
     found = parabolas(params, seen, flops, law(parameters[None], params, seen)[0])
     _, A, B, alpha, beta = map(float, parameters)
+    if not A * B * alpha * beta:  # no best size
+        return Bias(math.nan, math.nan, reach)
     budget = reach * float(flops.max())
     per_unit = float(np.exp(np.log(flops / (params * seen)).mean()))
     scale = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
@@ -228,14 +231,14 @@ def beside(fit: Fit) -> dict[str, Any]:
     basins = five_parameters(runs.params, fresh, runs.loss)
     curves = parabolas(runs.params, runs.seen, runs.cost, runs.loss)
     wrong = bias(runs.params, runs.seen, runs.cost, fit.parameters)
-    known = np.isfinite(curves.exponent + wrong.size)
+    known = np.isfinite(curves.exponent)
     return {
         "five_parameters": [dataclasses.asdict(basin) for basin in basins],
         "parabolas": {
             "budgets": len(curves.flops),
             "unused": curves.unused,
             "exponent": curves.exponent if known else None,
-            "bias": dataclasses.asdict(wrong) if known else None,
+            "bias": dataclasses.asdict(wrong) if known and np.isfinite(wrong.size) else None,
         },
     }
 
@@ -255,9 +258,14 @@ def described(found: Mapping[str, Any]) -> str:
             f"{five}\nParabolas: {curves['budgets']} budgets have {SIZES} sizes around a minimum,"
             " two are needed."
         )
-    return (
+    said = (
         f"{five}\nParabolas of {curves['budgets']} budgets: the best N goes with"
-        f" C^{curves['exponent']:.3f}. Their bias, without any noise at these runs:"
+        f" C^{curves['exponent']:.3f}."
+    )
+    if wrong is None:
+        return f"{said} Their bias cannot be told, for the law has no best size."
+    return (
+        f"{said} Their bias, without any noise at these runs:"
         f" {wrong['exponent']:+.3f} of the exponent, {100 * (wrong['size'] - 1):+.0f} % of the best"
         f" size {wrong['reach']:.0f} x beyond."
     )

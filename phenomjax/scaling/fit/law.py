@@ -182,6 +182,14 @@ class Fit:
         return all(low > 0.01 * reducible and high - low < reducible for low, high in known)
 
     @property
+    def explained(self) -> float:
+        """The share of the variance of log(loss) that the law explains."""
+        runs = self.runs.take(self.used)
+        fresh = effective(runs.seen, runs.unique, self.half_life)
+        said = np.log(law(self.parameters[None], runs.params, fresh)[0])
+        return 1 - float(np.mean((np.log(runs.loss) - said) ** 2) / np.var(np.log(runs.loss)))
+
+    @property
     def domain(self) -> dict[str, tuple[float, float]]:
         """The smallest and the largest N, D and C that were fitted."""
         ranges = {"params": self.runs.params, "seen": self.runs.seen, "flops": self.runs.cost}

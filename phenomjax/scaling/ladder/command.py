@@ -185,7 +185,7 @@ def planned(options: Options) -> tuple[Ladder, list[str], list[Run]]:
 def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:
     """The configuration of all runs, what the ladder is to have, and all overrides."""
     _check(options)
-    budgets = sorted(_numbers("budgets", options.budgets))
+    budgets = sorted(_numbers("budgets", options.budgets, 1e30))
     ratios = sorted(_numbers("tokens_per_parameter", options.tokens_per_parameter))
     subsets, seeds = sorted(_numbers("subsets", options.subsets, 1.0)), _whole(options.seeds)
     config = read_config(options.config, options.overrides)
@@ -238,7 +238,7 @@ def _check(options: Options) -> None:
     Raises:
       UserError: a setting that cannot be.
     """
-    if not options.config or not options.budgets:
+    if not options.config or not _words(options.budgets):
         missing = "config" if not options.config else "budgets"
         raise UserError(
             f"`{missing}` is missing: python -m phenomjax.scaling ladder --config"

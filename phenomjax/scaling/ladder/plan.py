@@ -143,7 +143,9 @@ class Planner:
                 f" {'; '.join(self.left_out)}. Give larger `budgets`, smaller `sizes`, or a lower"
                 " `min_steps`."
             )
-        return sorted(found, key=lambda run: (run.budget, run.params, run.subset, run.seed))
+        # budgets that are nearly the same pay for one and the same run
+        once = {run.same: run for run in reversed(found)}.values()
+        return sorted(once, key=lambda run: (run.budget, run.params, run.subset, run.seed))
 
     def _runs(self, budget: float, size: Size, subset: float) -> list[Run]:
         """The runs of a budget and a size, one a seed; none where they would be too short."""

@@ -68,7 +68,22 @@ def check_scales(
                 " exchanged, or one is counted in thousands, millions or billions: name the right"
                 f" ones in `columns`, or write a factor, as in tokens={columns['tokens']}*1e9."
             )
-    if not loss_unit and loss.min() > 15:
+    if "tokens" not in columns and seen.max() < 1e3:
+        raise UserError(
+            f"The column '{columns['flops']}' of {path} (flops) goes from {flops.min():.4g} to"
+            f" {flops.max():.4g}, which pays for {seen.max():.3g} units of data (C / 6N): it holds"
+            f" no FLOPs, or counts them in a larger unit. Write tokens={columns['flops']} in"
+            f" `columns`, or a factor, as in flops={columns['flops']}*1e18."
+        )
+    if "tokens" in columns and np.median(seen / params) > 1e6:
+        raise UserError(
+            f"The column '{columns['tokens']}' of {path} (tokens) has"
+            f" {np.median(seen / params):.3g} a parameter (median), and no run has that. If it"
+            f" holds FLOPs, write flops={columns['tokens']} in `columns`; if the parameters are"
+            f" counted in thousands, params={columns['params']}*1e3."
+        )
+    # a guess among so many pieces as the largest vocabularies have is worth 12 nats
+    if not loss_unit and np.median(loss) > 12:
         raise UserError(
             f"The column '{columns['loss']}' of {path} goes from {loss.min():.4g} to"
             f" {loss.max():.4g}: as a loss in nats that is worse than any guess. If it is a"

@@ -26,6 +26,7 @@ log = logging.getLogger("phenomjax")
 OnBad = Literal["error", "skip", "keep"]
 EXAMPLE = "params=COLUMN,tokens=COLUMN,loss=COLUMN"
 MOST = 20_000  # rows: more are a log of steps
+MOST_OF_ALL = 1e40  # parameters, units, FLOPs
 ROLES = {  # what a column can be, and what such columns are called
     "params": (
         "params",
@@ -146,10 +147,13 @@ def of_csv(
         names = [f"{called[row] or '?'} ({table.where(row)})" for row in keep]
     told = [f"{names[place]}: {faults[row]}" for place, row in enumerate(keep) if row in faults]
     if told and on_bad_run == "error":
-        raise UserError(
-            f"{len(told)} of {len(keep)} runs cannot be fitted. {first_of(told)} Mend the rows, or"
-            " leave them out with `on_bad_run` skip."
-        )
+        listed = first_of([one.rstrip(".") for one in told])
+        mend = "Mend the rows, or leave them out with `on_bad_run` skip"
+        if len(keep) - len(told) < checks.FEWEST:
+            mend = f"Mend the rows: fewer than {checks.FEWEST} would be left without them"
+        if sum("log-likelihood" in one for one in told) > len(keep) / 2:
+            mend = f"If these are log-likelihoods, write loss={columns['loss']}*-1 in `columns`"
+        raise UserError(f"{len(told)} of {len(keep)} runs cannot be fitted: {listed}. {mend}.")
     if told:
         log.warning("%d of %d runs are left out: %s", len(told), len(keep), first_of(told, 20))
     runs = Observations(
@@ -208,7 +212,9 @@ def _check_columns(table: PublishedTable, columns: Mapping[str, str]) -> dict[st
         guessed = _guess(names)
         roles = ("params", "tokens" if guessed.get("tokens") else "flops", "loss")
         words = ",".join(
-            f"{role}={columns.get(role) or guessed.get(role, 'COLUMN')}" for role in roles
+            f"{role}={named if named in names else guessed.get(role, 'COLUMN')}"
+            for role in roles
+            for named in (columns.get(role),)
         )
         raise UserError(
             f"`columns` does not say which column is {' and which is '.join(missing)}. {table.path}"
@@ -226,6 +232,13 @@ def _check_columns(table: PublishedTable, columns: Mapping[str, str]) -> dict[st
                 f" has: {', '.join(names)}."
             )
         table.column(plain)  # there twice
+    for name, count in Counter(columns[role] for role in columns if role != "name").items():
+        if count > 1:
+            roles = [role for role in columns if columns[role] == name]
+            raise UserError(
+                f"`columns` takes '{name}' of {table.path} for {' and for '.join(roles)}. Name a"
+                f" column of its own for each; it has: {', '.join(names)}."
+            )
     return dict(columns)
 
 
@@ -246,12 +259,12 @@ def _factor(table: PublishedTable, name: str) -> tuple[str, float]:
     if name not in table.columns and "*" in name:
         plain, _, factor = name.rpartition("*")
         try:
-            if (value := float(factor)) > 0 and math.isfinite(value):
+            if (value := float(factor)) and math.isfinite(value):
                 return plain.strip(), value
         except ValueError:
             pass
         raise UserError(
-            f"`columns` has '{name}', whose factor is no number above 0. Write COLUMN*1e9."
+            f"`columns` has '{name}', whose factor is no number but 0. Write COLUMN*1e9."
         )
     return name, 1.0
 
@@ -314,7 +327,7 @@ def _values(
     for place, (row, text) in enumerate(zip(keep, texts, strict=True)):
         try:
             values[place] = factor * number(text, sign, count)
-            if values[place] <= 0 or not math.isfinite(values[place]):
+            if not 0 < values[place] < MOST_OF_ALL:
                 raise ValueError(_impossible(role, text, values[place]))
         except ValueError as error:
             values[place] = np.nan
@@ -329,4 +342,4 @@ def _impossible(role: str, text: str | None, value: float) -> str:
         return f"{text} is not above 0" + (
             f": a log-likelihood? Its loss is {-value:g}" if value < 0 else ""
         )
-    return f"{text} is not above 0"
+    return f"{text} is not above 0" if value <= 0 else f"{text} is more than there can be"
