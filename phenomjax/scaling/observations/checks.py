@@ -72,7 +72,8 @@ def enough(runs: Observations, where: str) -> None:
     """Raises UserError where five values cannot be told from so few runs, or from such."""
     if len(runs) < FEWEST:
         more = (
-            f" {len(runs.left_out)} were left out: {first_of(runs.left_out, 3)}"
+            f" {len(runs.left_out)} were left out:"
+            f" {first_of([one.rstrip('.') for one in runs.left_out], 3)}."
             if runs.left_out
             else ""
         )

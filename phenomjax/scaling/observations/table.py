@@ -234,9 +234,9 @@ def _check_columns(table: PublishedTable, columns: Mapping[str, str]) -> dict[st
         table.column(plain)  # there twice
     for name, count in Counter(columns[role] for role in columns if role != "name").items():
         if count > 1:
-            roles = [role for role in columns if columns[role] == name]
+            taken = [role for role in columns if columns[role] == name]
             raise UserError(
-                f"`columns` takes '{name}' of {table.path} for {' and for '.join(roles)}. Name a"
+                f"`columns` takes '{name}' of {table.path} for {' and for '.join(taken)}. Name a"
                 f" column of its own for each; it has: {', '.join(names)}."
             )
     return dict(columns)

@@ -132,7 +132,8 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
             runs.append(found)
     where = first_of(folders, 3)
     if not runs:
-        said = f" {first_of(left_out, 3)}" if left_out else ""
+        told = first_of([one.rstrip(".") for one in left_out], 3)
+        said = f" {told}." if left_out else ""
         raise UserError(
             f"No finished run is in {where}: a run is a folder with the config.json, size.json and"
             f" metrics.jsonl that training writes.{said} Train some: `python -m phenomjax.scaling"
@@ -184,7 +185,7 @@ def read(path: Path) -> Read | str:
     try:
         config = flatten(json.loads((path / "config.json").read_text("utf-8")))
         steps = int(config["num_steps"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"{path}: its config.json is not that of a run, or is damaged ({_short(error)})."
     lines, damaged = metrics.read_metrics(path / metrics.FILE)
     if damaged:
@@ -207,8 +208,8 @@ def read(path: Path) -> Read | str:
     try:
         size = json.loads((path / "size.json").read_text("utf-8"))
         numbers = ("params", "flops_per_step", "units_per_step", "units_per_epoch")
-        if not all(float(size[name]) > 0 for name in numbers):
-            raise ValueError("a number that is not above 0")
+        if not all(0 < float(size[name]) < math.inf for name in numbers):
+            raise ValueError("a number that is none above 0")
         dict(size["data"]), str(size["unit"])
     except FileNotFoundError:
         return (
