@@ -384,9 +384,21 @@ def test_a_ladder_is_read_from_its_folder(ladder):
     assert again.names == runs.names
 
 
+def changed(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_loss_far_from_the_others_is_told(tmp_path, caplog):
+    for number in range(12):
+        make_run(tmp_path, number, **({"losses": {5: 3.0, 10: 44.0}} if number == 4 else {}))
+    assert len(of_folders(tmp_path)) == 12
+    assert re.search(r"the loss of \S*0004, 44, is \d\S* x that of runs around it", caplog.text)
+
+
 UNFINISHED = {
     "stopped": ({"losses": {5: 3.0}}, r"not finished: step 5 of 10"),
     "diverged": ({"losses": {5: 3.0, 10: float("nan")}}, r"diverged.*learning_rate"),
+    "negative": ({"losses": {5: 3.0, 10: -1.0}}, r"a val/loss of -1 at its end.*above 0"),
 }
 
 
@@ -406,6 +418,13 @@ def test_runs_without_an_end_are_named_and_left_out(tmp_path, caplog, case):
         (lambda path: (path / "size.json").unlink(), "0002 has no size.json"),
         (lambda path: (path / "size.json").write_text("{"), "0002: its size.json is damaged"),
         (lambda path: (path / "config.json").write_text("[]"), "0002: its config.json is not"),
+        (lambda path: changed(path / "size.json", data=[]), "0002: its size.json is damaged"),
+        (lambda path: changed(path / "size.json", data={"a": None}), "its size.json is damaged"),
+        (lambda path: changed(path / "size.json", params=float("inf")), "its size.json is damaged"),
+        (
+            lambda path: changed(path / "config.json", num_steps=float("inf")),
+            "0002: its config.json is not",
+        ),
         (lambda path: (path / "metrics.jsonl").unlink(), "0002 is not finished: step 0"),
     ],
 )

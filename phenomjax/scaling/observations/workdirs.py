@@ -144,7 +144,7 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
     names = tuple(os.path.relpath(run.path.resolve(), above) for run in runs)
     scores = sorted(set().union(*(run.scores for run in runs)))
     numbers = [run.numbers for run in runs]
-    return checks.checked(
+    found = checks.checked(
         Observations(
             names=names,
             **{name: np.array([one[name] for one in numbers]) for name in COLUMNS},
@@ -158,6 +158,13 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
         ),
         where,
     )
+    for row in np.flatnonzero(away := checks.outliers(found.params, found.seen, found.loss)):
+        log.warning(
+            "the loss of %s, %.4g, is %.3g x that of runs around it: if its training went wrong,"
+            " give the other folders one by one, without it",
+            *(found.names[row], found.loss[row], np.exp(away[row])),
+        )
+    return found
 
 
 def _folders(folders: Sequence[Path]) -> Iterator[Path]:
@@ -184,7 +191,7 @@ def read(path: Path) -> Read | str:
     """A finished run; else why it is left out."""
     try:
         config = flatten(json.loads((path / "config.json").read_text("utf-8")))
-        steps = int(config["num_steps"])
+        steps, _ = int(config["num_steps"]), config["task"]
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"{path}: its config.json is not that of a run, or is damaged ({_short(error)})."
     lines, damaged = metrics.read_metrics(path / metrics.FILE)
@@ -198,6 +205,11 @@ def read(path: Path) -> Read | str:
             f"{path} diverged: its {LOSS} is {losses[bad[0]]} at step {bad[0]}; train it again with"
             " a lower --config.optimizer.learning_rate."
         )
+    if steps in losses and losses[steps] <= 0:
+        return (
+            f"{path} has a {LOSS} of {losses[steps]:g} at its end, and a law has losses above 0:"
+            " its metrics.jsonl is damaged, or this is no loss."
+        )
     if steps not in losses:
         if last >= steps:
             return (
@@ -210,7 +222,9 @@ def read(path: Path) -> Read | str:
         numbers = ("params", "flops_per_step", "units_per_step", "units_per_epoch")
         if not all(0 < float(size[name]) < math.inf for name in numbers):
             raise ValueError("a number that is none above 0")
-        dict(size["data"]), str(size["unit"])
+        if not all(isinstance(one, str) for one in (*dict(size["data"]).values(), size["unit"])):
+            raise ValueError("a checksum or a unit that is no text")
+        size["data"].items()
     except FileNotFoundError:
         return (
             f"{path} has no size.json, which says what it cost: it was trained by an earlier"
