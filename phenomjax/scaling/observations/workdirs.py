@@ -144,7 +144,7 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
     names = tuple(os.path.relpath(run.path.resolve(), above) for run in runs)
     scores = sorted(set().union(*(run.scores for run in runs)))
     numbers = [run.numbers for run in runs]
-    found = checks.checked(
+    finished = checks.checked(
         Observations(
             names=names,
             **{name: np.array([one[name] for one in numbers]) for name in COLUMNS},
@@ -158,13 +158,15 @@ def of_workdirs(folders: Sequence[Path]) -> Observations:
         ),
         where,
     )
-    for row in np.flatnonzero(away := checks.outliers(found.params, found.seen, found.loss)):
+    for row in np.flatnonzero(
+        away := checks.outliers(finished.params, finished.seen, finished.loss)
+    ):
         log.warning(
             "the loss of %s, %.4g, is %.3g x that of runs around it: if its training went wrong,"
             " give the other folders one by one, without it",
-            *(found.names[row], found.loss[row], np.exp(away[row])),
+            *(finished.names[row], finished.loss[row], np.exp(away[row])),
         )
-    return found
+    return finished
 
 
 def _folders(folders: Sequence[Path]) -> Iterator[Path]:
