@@ -158,8 +158,8 @@ def folded(params: Params, model: ConfigDict) -> Params:
             f"A model of config.model.parametrisation '{model.parametrisation}' divides its logits"
             f" by {ratio:g}, for which other programs have no place. Where norms come last"
             " (config.model.norm 'post') the last one takes it up; this model has norm 'pre', and"
-            " none at its end. It can be exported as a graph, by `python -m phenomjax.export`"
-            " --format stablehlo."
+            " none at its end. It can be exported as a graph, by `python -m phenomjax.export"
+            " --format stablehlo`."
         )
     # Embeddings are e / a and the last hidden state is h a / n.
     a = ratio**0.5 if "div_val" in model else 1.0

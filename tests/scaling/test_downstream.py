@@ -101,7 +101,7 @@ def test_metrics_of_runs_and_of_a_table_beside_them(ladder):  # noqa: F811
     with pytest.raises(UserError, match="None of the runs in"):
         of_folders(ladder, "--metrics", ladder / "other.csv")
     (ladder / "nameless.csv").write_text("who,recall\n0001,1\n")
-    with pytest.raises(UserError, match="Call the column that does `run`"):
+    with pytest.raises(UserError, match='Call the column that does "run"'):
         of_folders(ladder, "--metrics", ladder / "nameless.csv")
 
 

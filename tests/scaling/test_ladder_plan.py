@@ -174,7 +174,10 @@ def test_a_classifier_is_planned_in_whole_parts_and_on_shares_of_its_data(tmp_pa
     [
         ([], r"--config is missing: python -m phenomjax.scaling ladder --config"),
         (["--config", "configs/mae_demo.py"], r"--budgets is missing"),
-        (["--budgets", "1e9,much"], r"--budgets has 'much'. Give numbers above 0, .* 1e15,3e15"),
+        (
+            ["--budgets", "1e9,much"],
+            r"--budgets has 'much'. Give numbers above 0 and at most 1e\+30, .* 1e15,3e15",
+        ),
         (["--budgets", "-1e9"], r"--budgets has '-1e9'"),
         (["--budgets", "inf"], r"--budgets has 'inf'"),
         (["--subsets", "0.1,2"], r"--subsets has '2'. Give numbers above 0 and at most 1"),
@@ -182,6 +185,7 @@ def test_a_classifier_is_planned_in_whole_parts_and_on_shares_of_its_data(tmp_pa
         (["--workers", "0"], r"--workers is 0; it must be at least 1"),
         (["--rate_exponent", "7"], r"--rate_exponent is 7.0; it must lie between 0 and 2"),
         (["--sizes", "big"], r"--sizes has 'big'. A size is WIDTH, WIDTHxDEPTH"),
+        (["--sizes", "1000000"], r"--sizes has '1000000', .* no number of parameters"),
         (["--sizes", "64,64x2"], r"--sizes has 64x2 twice"),
         (["--sizes", "40"], r"width of 40, but heads of this family are 32 wide .* Take 32 or 64"),
         (["--sizes", "model.width=3"], r"config.model.width is not a key"),

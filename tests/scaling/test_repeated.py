@@ -77,7 +77,7 @@ def test_where_all_runs_repeat_the_same_data_it_cannot_be_told():
     fit = repeated.fit(some, Settings(bootstraps=10))
     assert np.isinf(fit.half_life) and not repeated.tells(some)
     assert "up to 200 times" in repeated.described(fit)
-    assert "`--subsets 0.1,0.3,1` tells it" in repeated.described(fit)
+    assert "ladder --subsets 0.1,0.3,1` tells it" in repeated.described(fit)
 
 
 def test_repetitions_that_are_as_good_as_fresh_data_leave_the_plain_law():

@@ -133,5 +133,6 @@ def described(fit: Fit) -> str:
         return f"{passes} these runs do not show that a repetition is worth less than fresh data."
     return (
         f"{passes} what a repetition is worth cannot be told, all runs that repeat have the same"
-        " data. The law holds for as many passes; a ladder with `--subsets 0.1,0.3,1` tells it."
+        " data. The law holds for as many passes; `python -m phenomjax.scaling ladder"
+        " --subsets 0.1,0.3,1` tells it."
     )

@@ -21,6 +21,8 @@ from phenomjax.system.errors import UserError
 
 Settings = dict[str, Value]
 
+WIDEST, DEEPEST = 2**16, 2**10
+
 
 @dataclass(frozen=True)
 class Family:
@@ -205,6 +207,11 @@ def named(words: list[str], config: ConfigDict, rule: str) -> list[Size]:
             raise UserError(
                 f"`sizes` has '{word}'. A size is WIDTH, WIDTHxDEPTH, such as 64x2, or settings,"
                 " such as model.embed_dim=64,model.depth=2."
+            )
+        if int(match[1]) > WIDEST or int(match[2] or 1) > DEEPEST:
+            raise UserError(
+                f"`sizes` has '{word}', and no model beyond {WIDEST} x {DEEPEST} is planned: a"
+                " size is WIDTH or WIDTHxDEPTH, such as 1024x24, and no number of parameters."
             )
         grown, width = family(config), int(match[1])
         depth = int(match[2]) if match[2] else grown.depth_at(width, rule)

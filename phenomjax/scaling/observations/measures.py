@@ -57,7 +57,7 @@ def of_table(runs: Observations, word: str) -> Observations:
     if not key:
         raise UserError(
             f"{path} of `metrics` does not say which run a row is of: it has"
-            f" {', '.join(table.columns)}. Call the column that does `run`."
+            f' {", ".join(table.columns)}. Call the column that does "run".'
         )
     skipped = {*NAMED_BY, *COLUMNS, "tokens"}
     columns = [column] if column else [

@@ -201,7 +201,8 @@ def read(path: Path) -> Read | str:
         log.warning("%s: %d damaged lines of metrics.jsonl were passed over", path, len(damaged))
     losses = {line.step: line.values[LOSS] for line in lines if LOSS in line.values}
     last = max((line.step for line in lines), default=0)
-    same = f"run the same command again (that of its ladder, or with --workdir {path})"
+    own = f"`python -m phenomjax.main --config FILE --workdir {path}`"
+    same = f"run the same command again (that of its ladder, or {own})"
     if bad := [step for step, loss in losses.items() if not math.isfinite(loss)]:
         return (
             f"{path} diverged: its {LOSS} is {losses[bad[0]]} at step {bad[0]}; train it again with"
@@ -230,7 +231,7 @@ def read(path: Path) -> Read | str:
     except FileNotFoundError:
         return (
             f"{path} has no size.json, which says what it cost: it was trained by an earlier"
-            f" version; run the same command again (with --workdir {path}), which writes it."
+            f" version; {same}, which writes it."
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"{path}: its size.json is damaged ({_short(error)}); {same}."
