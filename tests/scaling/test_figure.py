@@ -136,7 +136,7 @@ def trained(folder, step=30, unit="images"):
     size = {"params": 1000, "flops_per_step": 2e9, "unit": unit}
     size |= {"units_per_step": 16, "units_per_epoch": 96, "data": {}}
     (folder / "size.json").write_text(json.dumps(size))
-    (folder / "config.json").write_text(json.dumps({"num_steps": 30}))
+    (folder / "config.json").write_text(json.dumps({"num_steps": 30, "task": "mae"}))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": step, "val/loss": 0.5}) + "\n")
     return folder
 
