@@ -98,7 +98,7 @@ def test_the_best_size_is_that_of_the_closed_form(fit, folder, capsys):
     e = dict(zip(NAMES, fit.forecaster, strict=False))
     g = (e["alpha"] * e["A"] / e["beta"] / e["B"]) ** (1 / (e["alpha"] + e["beta"]))
     wanted = g * (budget / 6) ** (e["beta"] / (e["alpha"] + e["beta"]))
-    best = sizes.best(fit, budget, sizes.cost_of(fit))
+    best = sizes.best(fit, budget, sizes.unit_cost(fit))
     assert best.params == pytest.approx(wanted, rel=0.01)
     assert best.seen == pytest.approx(budget / 6 / best.params)
     assert best.low <= best.params <= best.high

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from phenomjax.figures.style import COLOURS, DARK, GREY, HEADING, open_frame
 from phenomjax.scaling.fit.law import LEVEL, Fit
-from phenomjax.scaling.forecast.sizes import cost_of
+from phenomjax.scaling.forecast.sizes import unit_cost
 from phenomjax.scaling.observations import Observations
 from phenomjax.scaling.observations.runs import budget_of
 
@@ -90,7 +90,7 @@ def draw_against_flops(
         if fit is not None:
             flops = np.geomspace(runs.flops[mine].min() / 1.5, runs.flops[mine].max() * 1.5, GRID)
             params = np.full(GRID, size)
-            loss = _expected(fit, params, flops / cost_of(fit).of(params))
+            loss = _expected(fit, params, flops / unit_cost(fit).of(params))
             axis.plot(flops, loss, color=colour, linewidth=1, alpha=0.8)
     if fit is not None:
         largest = max([sizes.max(), *(one.params for one in forecasts)])
@@ -200,7 +200,7 @@ def along_budgets(runs: Observations, fit: Fit | None, *, title: str = "") -> "F
             params = np.geomspace(
                 runs.params[mine].min() / 1.5, runs.params[mine].max() * 1.5, GRID
             )
-            loss = _expected(fit, params, flops[number] / cost_of(fit).of(params))
+            loss = _expected(fit, params, flops[number] / unit_cost(fit).of(params))
             axis.plot(params, loss, color=colour, linewidth=1, alpha=0.8)
             if 0 < (lowest := int(loss.argmin())) < GRID - 1:
                 axis.scatter(
@@ -265,7 +265,7 @@ def _best(
 ) -> tuple[Values, Values, Values]:
     """Loss and interval of the size that is best at each budget, among those between two."""
     params = np.geomspace(smallest, largest, GRID)
-    units = flops[:, None] / cost_of(fit).of(params)
+    units = flops[:, None] / unit_cost(fit).of(params)
     best = _expected(fit, np.tile(params, len(flops)), units.ravel()).reshape(units.shape).argmin(1)
     seen = units[np.arange(len(flops)), best]
     found = fit.predict(params[best], seen, unique=np.full(len(flops), _unique(fit)))

@@ -110,7 +110,7 @@ def run(options: Options) -> None:
         _reach(options.budget, fit, options)
         cost = expense.expense(_devices(options), options.budget)
         unique = options.unique or math.nan
-        best = sizes.best(fit, options.budget, sizes.cost_of(fit), unique)
+        best = sizes.best(fit, options.budget, sizes.unit_cost(fit), unique)
         print(telling.best_size(best, fit.runs.unit or "units of data"))
         if cost:
             print(expense.told(cost))
@@ -179,7 +179,7 @@ def _refuse(options: Options, asked: str, what: str, *read: str) -> None:
 def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
     """The forecast for so many parameters and so much data, for scripts."""
     params, seen = np.array([options.params]), np.array([options.tokens])
-    flops = float(sizes.cost_of(fit).of(params)[0]) * options.tokens
+    flops = float(sizes.unit_cost(fit).of(params)[0]) * options.tokens
     reach = _reach(flops, fit, options)
     cost = expense.expense(_devices(options), flops)
     unique = np.array([options.unique or math.nan])
@@ -254,7 +254,8 @@ def of_config(options: Options, fit: Fit) -> None:
     )
     best: sizes.Best | str
     try:
-        best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size), float(unique[0]))
+        of_unit = sizes.unit_cost(fit, size)
+        best = sizes.best(fit, options.budget or flops, of_unit, float(unique[0]))
     except UserError as error:  # the loss is forecast all the same
         best = str(error)
     path = forecast.write(out)

@@ -29,7 +29,7 @@ class Cost:
         return self.factor * params**self.power
 
 
-def cost_of(fit: Fit, size: Size | None = None) -> Cost:
+def unit_cost(fit: Fit, size: Size | None = None) -> Cost:
     """What a unit costs in the family of the fitted runs.
 
     Args:
