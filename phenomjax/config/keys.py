@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from phenomjax.config import objectives
-from phenomjax.config.checks import at_least_one, choose, divides_batch, flatten
+from phenomjax.config import objectives, ranges
+from phenomjax.config.checks import divides_batch, flatten
+from phenomjax.config.ranges import Section, choice, flag, number, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
 
 
@@ -20,19 +21,24 @@ def base(task: str = "mae") -> ConfigDict:
 
     The sections `model` and `data` are those of the task, for instance phenomjax/config/mae.py.
     """
-    c = ConfigDict()
+    return ConfigDict(_declare(task).to_dict())
+
+
+def _declare(task: str) -> Section:
+    """All keys of a task with their defaults and ranges."""
+    c = Section()
     # pretraining objective: a file in phenomjax/tasks, or one of your own, "package.module:Class"
-    c.task = task
+    c.task = text(task)
     # of initialisation, data order, crops, masks, drop path, dropout
-    c.seed = 0
+    c.seed = whole(0, least=0, most=2**32 - 1)
     # optimiser steps of the whole run; schedules end here
-    c.num_steps = 1000
+    c.num_steps = whole(1000, least=1)
     # save and leave with exit code 75 at this step, as if by a signal; 0 = never
-    c.stop_at_step = 0
+    c.stop_at_step = whole(0, least=0, zero="never")
     # rows (crops, lanes of tokens) a step over all devices and hosts
-    c.global_batch_size = 64
+    c.global_batch_size = whole(64, least=1)
     # workdir or checkpoint folder whose parameters start this run ("" = random)
-    c.init_from = ""
+    c.init_from = text("")
 
     _optimizer(c)
     _mesh_and_log(c)
@@ -42,121 +48,123 @@ def base(task: str = "mae") -> ConfigDict:
     return c
 
 
-def _optimizer(c: ConfigDict) -> None:
+def _optimizer(c: Section) -> None:
     """How parameters are updated."""
-    c.optimizer = ConfigDict()
+    c.optimizer = Section()
     # "lion", "adamw", "adam", "lamb", "adagrad"
-    c.optimizer.name = "lion"
+    c.optimizer.name = choice("lion", ("lion", "adamw", "adam", "lamb", "adagrad"))
     # peak
-    c.optimizer.learning_rate = 1e-4
+    c.optimizer.learning_rate = number(1e-4, above=0)
     # "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear", "constant"
-    c.optimizer.schedule = "one_cycle"
+    c.optimizer.schedule = choice(
+        "one_cycle", ("one_cycle", "warmup_cosine", "warmup_linear", "constant")
+    )
     # share of num_steps until the peak
-    c.optimizer.warmup_fraction = 0.1
-    c.optimizer.b1 = 0.9
-    c.optimizer.b2 = 0.95
+    c.optimizer.warmup_fraction = number(0.1, least=0, most=1)
+    c.optimizer.b1 = number(0.9, least=0, below=1)
+    c.optimizer.b2 = number(0.95, least=0, below=1)
     # of adamw, adam, lamb (1e-6 as published) and adagrad
-    c.optimizer.eps = 1e-8
+    c.optimizer.eps = number(1e-8, above=0)
     # of adagrad
-    c.optimizer.initial_accumulator = 1.0
+    c.optimizer.initial_accumulator = number(1.0, least=0)
     # of the peak, where "warmup_cosine" and "warmup_linear" end
-    c.optimizer.final_fraction = 0.0
+    c.optimizer.final_fraction = number(0.0, least=0, most=1)
     # of matrices; biases, norms, tokens and LayerScale are never decayed
-    c.optimizer.weight_decay = 0.05
+    c.optimizer.weight_decay = number(0.05, least=0, zero="none")
     # global-norm clipping; 0.0 = off
-    c.optimizer.clip_norm = 0.0
+    c.optimizer.clip_norm = number(0.0, least=0, zero="off")
     # micro-batches a step, each global_batch_size / accumulate_steps
-    c.optimizer.accumulate_steps = 1
+    c.optimizer.accumulate_steps = whole(1, least=1)
     # exponential moving average of the parameters; 0.0 = none
-    c.optimizer.ema_decay = 0.0
+    c.optimizer.ema_decay = number(0.0, least=0, below=1, zero="none")
 
 
-def _mesh_and_log(c: ConfigDict) -> None:
+def _mesh_and_log(c: Section) -> None:
     """Where the run computes, and what it says."""
-    c.mesh = ConfigDict()
+    c.mesh = Section()
     # "dp", "fsdp" (parameters sharded over data), "fsdp_tp" (and over model)
-    c.mesh.preset = "dp"
+    c.mesh.preset = choice("dp", ("dp", "fsdp", "fsdp_tp"))
     # devices on the data axis; -1 = all that are left
-    c.mesh.data = -1
+    c.mesh.data = whole(-1, least=-1)
     # devices on the model axis
-    c.mesh.model = 1
+    c.mesh.model = whole(1, least=1)
 
-    c.log = ConfigDict()
-    c.log.every_steps = 50
+    c.log = Section()
+    c.log.every_steps = whole(50, least=1)
     # when tensorboardX is installed
-    c.log.tensorboard = True
+    c.log.tensorboard = flag(True)
     # Weights & Biases project; "" = off
-    c.log.wandb_project = ""
+    c.log.wandb_project = text("")
     # MLflow experiment; "" = off
-    c.log.mlflow_experiment = ""
+    c.log.mlflow_experiment = text("")
     # each process writes the ids of its rows to logs/samples_*.jsonl: what was read at which
     # step
-    c.log.sample_ids = False
+    c.log.sample_ids = flag(False)
 
 
-def _measures(c: ConfigDict) -> None:
+def _measures(c: Section) -> None:
     """What is measured and drawn of the model while it trains."""
-    c.eval = ConfigDict()
+    c.eval = Section()
     # 0 = never
-    c.eval.every_steps = 500
+    c.eval.every_steps = whole(500, least=0, zero="never")
     # of held-out rows, the same at every evaluation; 0 = all of the split, once
-    c.eval.num_batches = 4
+    c.eval.num_batches = whole(4, least=0, zero="all of the split")
     # their rows; 0 = global_batch_size. Which rows are read depends on it
-    c.eval.batch_size = 0
+    c.eval.batch_size = whole(0, least=0, zero="global_batch_size")
     # of their order and crops; -1 = seed. Runs of several batches or seeds are judged on the same
     # rows where this and batch_size are the same
-    c.eval.seed = -1
+    c.eval.seed = whole(-1, least=-1, most=2**32 - 1)
 
-    c.figures = ConfigDict()
+    c.figures = Section()
     # 0 = only at the end of the run
-    c.figures.every_steps = 0
+    c.figures.every_steps = whole(0, least=0, zero="only at the end")
     # 0 = no figures
-    c.figures.num_images = 4
+    c.figures.num_images = whole(4, least=0, zero="no figures")
 
     # downstream tasks on the frozen parameters while training; for models of sequences
-    c.probes = ConfigDict()
+    c.probes = Section()
     # and at the end; 0 = never. Process 0 computes, with its own devices, while the others wait
-    c.probes.every_steps = 0
+    c.probes.every_steps = whole(0, least=0, zero="never")
     # FILE or FILE:ARG, as of `python -m phenomjax.evaluate`
-    c.probes.suite = "configs/eval/protein.py:quick"
+    c.probes.suite = text("configs/eval/protein.py:quick")
     # folder of the suite's data; "" = where the suite says
-    c.probes.data = ""
+    c.probes.data = text("")
 
-    c.scaling = ConfigDict()
+    c.scaling = Section()
     # file that `python -m phenomjax.scaling forecast` wrote: its band stands beside val/loss, and
     # the run is judged by it; "" = none
-    c.scaling.forecast = ""
+    c.scaling.forecast = text("")
 
 
-def _safety(c: ConfigDict) -> None:
+def _safety(c: Section) -> None:
     """What is kept, and what ends or mends a run."""
-    c.checkpoint = ConfigDict()
-    c.checkpoint.every_steps = 500
+    c.checkpoint = Section()
+    c.checkpoint.every_steps = whole(500, least=1)
     # checked at log steps; 0.0 = off
-    c.checkpoint.every_minutes = 30.0
-    c.checkpoint.keep_latest = 2
+    c.checkpoint.every_minutes = number(30.0, least=0, zero="off")
+    c.checkpoint.keep_latest = whole(2, least=1)
     # unless it is 0, every step with a value of best_metric is saved, so that the best can be
     # kept
-    c.checkpoint.keep_best = 1
+    c.checkpoint.keep_best = whole(1, least=0, zero="none")
     # or another of the objective's measures (VALIDATED in the module with its keys, such as
     # "val/accuracy"), or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
-    c.checkpoint.best_metric = "val/loss"
+    c.checkpoint.best_metric = text("val/loss")
     # a write that takes longer ends the run
-    c.checkpoint.timeout_seconds = 1200.0
+    c.checkpoint.timeout_seconds = number(1200.0, above=0)
 
     # ends a run that hangs, with exit code 76 and the stacks of all threads
-    c.watchdog = ConfigDict()
+    c.watchdog = Section()
     # a step may take this long, or 20 times the median step, whichever is longer; 0.0 = off
-    c.watchdog.min_seconds = 300.0
+    c.watchdog.min_seconds = number(300.0, least=0, zero="off")
     # a compilation, checkpoint or restore may take this long
-    c.watchdog.slow_seconds = 3600.0
+    c.watchdog.slow_seconds = number(3600.0, above=0)
 
-    c.divergence = ConfigDict()
+    c.divergence = Section()
     # "stop", or "rollback": last good checkpoint, skip the window's data, go on
-    c.divergence.action = "stop"
+    c.divergence.action = choice("stop", ("stop", "rollback"))
     # a larger gradient norm counts as diverged; 0.0 = only non-finite values do
-    c.divergence.max_grad_norm = 0.0
-    c.divergence.max_rollbacks = 3
+    c.divergence.max_grad_norm = number(0.0, least=0, zero="off")
+    c.divergence.max_rollbacks = whole(3, least=0, zero="none")
 
 
 def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
@@ -216,23 +224,8 @@ def finalize(config: ConfigDict) -> ConfigDict:
             raise UserError(
                 f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
             )
-    choose(c, "optimizer.name", ("lion", "adamw", "adam", "lamb", "adagrad"))
-    choose(c, "optimizer.schedule", ("one_cycle", "warmup_cosine", "warmup_linear", "constant"))
-    choose(c, "mesh.preset", ("dp", "fsdp", "fsdp_tp"))
-    choose(c, "divergence.action", ("stop", "rollback"))
-    for key in (
-        "num_steps",
-        "global_batch_size",
-        "optimizer.accumulate_steps",
-        "log.every_steps",
-        "checkpoint.every_steps",
-        "checkpoint.keep_latest",
-    ):
-        at_least_one(c, key)
+    ranges.check(c, ranges.declared(_declare(c.task)))
     divides_batch(c, "optimizer.accumulate_steps")
-    for key, least in (("batch_size", 0), ("seed", -1)):
-        if c.eval[key] < least:
-            raise UserError(f"config.eval.{key} is {c.eval[key]}; it must be {least} or more.")
     _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
     if c.scaling.forecast and not c.eval.every_steps:
         raise UserError(
@@ -249,8 +242,6 @@ def _check_probes(c: ConfigDict, validated: Sequence[str]) -> None:
     read when the run starts.
     """
     every, best = c.probes.every_steps, c.checkpoint.best_metric
-    if every < 0:
-        raise UserError(f"config.probes.every_steps is {every}; it must be 0 (never) or more.")
     if every and "alphabet" not in c.model:
         raise UserError(
             f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences:"
