@@ -54,7 +54,7 @@ def _optimizer(c: Section) -> None:
     # "lion", "adamw", "adam", "lamb", "adagrad"
     c.optimizer.name = choice("lion", ("lion", "adamw", "adam", "lamb", "adagrad"))
     # peak
-    c.optimizer.learning_rate = number(1e-4, above=0)
+    c.optimizer.learning_rate = number(1e-4, least=0)
     # "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear", "constant"
     c.optimizer.schedule = choice(
         "one_cycle", ("one_cycle", "warmup_cosine", "warmup_linear", "constant")
