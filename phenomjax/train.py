@@ -126,7 +126,8 @@ class Trainer:
             ema = jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else ()
             carry = state_lib.with_shared(state.carry, shared)
             state = state.replace(params=params, ema=ema, carry=carry)
-        return state, {"window": None, "redo": []}
+        # what is due before the first step is as good as not yet done
+        return state, {"window": None, "redo": ["val", "probe"] * self.config.eval.at_start}
 
     def loop(self, state: TrainState, memory: Mapping[str, Any]) -> int:
         """Steps from the state's step to the end; returns the exit code."""
@@ -139,13 +140,13 @@ class Trainer:
         first, count = self.roll_backs.data_step(start), c.num_steps - start
         feed = DeviceFeed(self.loader, first, count, run.rows)
         with closing(writers) as self.writers, closing(feed):
-            if c.divergence.action == "rollback" and not resumed:
-                self.save(step, state, readings.window, {}, [])
             self.saved_at, rates = time.monotonic(), Rates(run.goodput)
             run.goodput.begin(start)
             self.phase.beat(start)
             # The run was stopped between this step and these evaluators, or it was paused here.
-            _, redo = self.evaluators.run(step, state, writers, redo)
+            scores, redo = self.evaluators.run(step, state, writers, redo)
+            if not resumed and (scores or c.divergence.action == "rollback"):
+                self.save(step, state, readings.window, scores, redo)
             stop = bool(redo) or 0 < c.stop_at_step <= step < c.num_steps
             while step < c.num_steps and not stop:
                 with self.phase("data"):

@@ -37,8 +37,8 @@ log = logging.getLogger("phenomjax")
 
 
 class Checkpointer:
-    """Saves asynchronously and keeps the latest N and the best M checkpoints of a run. All
-    processes call the same methods in the same order.
+    """Saves asynchronously and keeps the latest N, the best M and every K steps' checkpoints of a
+    run. All processes call the same methods in the same order.
 
     Args:
       workdir: absolute folder of the run.
@@ -119,7 +119,8 @@ class Checkpointer:
             seal.write_share(self._path(step), jax.process_index(), jax.process_count())
             messages.gather("seal", "", self._config.timeout_seconds)
             losses = {**self._losses, step: worth}
-            keep = recovery.kept(losses, self._config.keep_latest, self._config.keep_best)
+            c = self._config
+            keep = recovery.kept(losses, c.keep_latest, c.keep_best, c.keep_every_steps)
             if messages.is_main():
                 if wrong := seal.structure(self._path(step))[1]:
                     raise OSError(

@@ -145,7 +145,7 @@ def _writing(workdir: Path) -> Iterator[None]:
         raise
 
 
-def kept(losses: dict[int, float | None], latest: int, best: int) -> set[int]:
+def kept(losses: dict[int, float | None], latest: int, best: int, every: int = 0) -> set[int]:
     """The checkpoints that stay.
 
     Args:
@@ -153,12 +153,15 @@ def kept(losses: dict[int, float | None], latest: int, best: int) -> set[int]:
         candidate for the best.
       latest: how many of the newest stay.
       best: how many with the lowest stay; of equal ones the newer.
+      every: all multiples of it stay; 0 = none.
     """
     ranked = sorted(
         (math.inf if math.isnan(loss) else loss, -step)
         for step, loss in losses.items()
         if loss is not None
     )
-    return set(sorted(losses)[max(len(losses) - latest, 0) :]) | {
-        -step for _, step in ranked[:best]
-    }
+    return (
+        set(sorted(losses)[max(len(losses) - latest, 0) :])
+        | {-step for _, step in ranked[:best]}
+        | {step for step in losses if every and step % every == 0}
+    )

@@ -107,6 +107,8 @@ def _measures(c: Section) -> None:
     c.eval = Section()
     # 0 = never
     c.eval.every_steps = whole(500, least=0, zero="never")
+    # also before the first step, as are the probes: what random or loaded parameters are worth
+    c.eval.at_start = flag(False)
     # of held-out rows, the same at every evaluation; 0 = all of the split, once
     c.eval.num_batches = whole(4, least=0, zero="all of the split")
     # their rows; 0 = global_batch_size. Which rows are read depends on it
@@ -143,6 +145,8 @@ def _safety(c: Section) -> None:
     # checked at log steps; 0.0 = off
     c.checkpoint.every_minutes = number(30.0, least=0, zero="off")
     c.checkpoint.keep_latest = whole(2, least=1)
+    # every multiple of it is saved and stays for good, besides the latest and the best; 0 = none
+    c.checkpoint.keep_every_steps = whole(0, least=0, zero="none")
     # unless it is 0, every step with a value of best_metric is saved, so that the best can be
     # kept
     c.checkpoint.keep_best = whole(1, least=0, zero="none")
@@ -227,6 +231,12 @@ def finalize(config: ConfigDict) -> ConfigDict:
     ranges.check(c, ranges.declared(_declare(c.task)))
     divides_batch(c, "optimizer.accumulate_steps")
     _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
+    if c.eval.at_start and not (c.eval.every_steps or c.probes.every_steps):
+        raise UserError(
+            "config.eval.at_start is True, but config.eval.every_steps is 0: there is nothing to"
+            f" measure. Set --config.eval.every_steps={c.checkpoint.every_steps}, say, or"
+            " --config.eval.at_start=False."
+        )
     if c.scaling.forecast and not c.eval.every_steps:
         raise UserError(
             f"config.scaling.forecast is {c.scaling.forecast}, but config.eval.every_steps is 0:"

@@ -207,7 +207,10 @@ def look_at_disk(bench: Bench) -> Space:
         "need": need,
         "free": usage.free,
         "total": usage.total,
-        "copies": c.keep_latest + c.keep_best + 1,
+        "copies": c.keep_latest
+        + c.keep_best
+        + (bench.config.num_steps // c.keep_every_steps if c.keep_every_steps else 0)
+        + 1,
     }
 
 
@@ -222,7 +225,7 @@ def judge_disk(found: list[Space], names: list[str]) -> str:
         raise Problem(
             text,
             "Make space, take another --workdir, or keep fewer (--config.checkpoint.keep_latest,"
-            " keep_best).",
+            " keep_best, keep_every_steps).",
         )
     return text
 

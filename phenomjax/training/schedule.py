@@ -55,7 +55,7 @@ def due(step: int, config: ConfigDict, evaluators: Mapping[str, int], signalled:
     names = tuple(name for name, every_steps in evaluators.items() if comes(every_steps))
     # Who is the best can only be kept where it is known.
     judged = c.checkpoint.keep_best > 0 and c.checkpoint.best_metric.split("/")[0] in names
-    save = comes(c.checkpoint.every_steps) or judged
+    save = comes(c.checkpoint.every_steps) or comes(c.checkpoint.keep_every_steps) or judged
     return Due(
         log=log,
         evaluators=names,

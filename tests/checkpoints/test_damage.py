@@ -334,6 +334,7 @@ def test_retention(tmp_path):
     assert recovery.kept(losses, 1, 0) == {6} and recovery.kept({}, 3, 3) == set()
     assert recovery.kept({1: 0.1, 2: 0.2, 3: None}, 1, 1) == {1, 3}
     assert recovery.kept(losses, 9, 9) == set(losses)
+    assert recovery.kept(losses, 1, 0, every=2) == {2, 4, 6}
 
 
 def test_the_last_sealed_one_stays_until_the_next_is_sealed(tmp_path, monkeypatch):

@@ -189,19 +189,30 @@ def test_exploding_gradient_counts_as_diverged(tmp_path):
         train.run(make_config(divergence__max_grad_norm=1e-6), tmp_path)
 
 
-def test_latest_and_best_checkpoints_stay(tmp_path):
-    train.run(
-        make_config(
-            num_steps=24,
-            checkpoint__every_steps=2,
-            checkpoint__keep_latest=2,
-            optimizer__learning_rate=3e-2,
-        ),
-        tmp_path,
-    )
-    steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-    val = {line["step"]: line["val/loss"] for line in lines(tmp_path) if "val/loss" in line}
-    assert set(steps) == {22, 24, min(val, key=val.get)}
+def test_latest_and_best_checkpoints_and_every_so_many_stay(tmp_path):
+    keep = {"checkpoint__every_steps": 2, "checkpoint__keep_every_steps": 9}
+    for num_steps, latest in ((20, {18, 20}), (24, {22, 24})):
+        changes = {"num_steps": num_steps, "optimizer__learning_rate": 3e-2, **keep}
+        train.run(make_config(optimizer__schedule="constant", **changes), tmp_path)
+        steps = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+        val = {line["step"]: line["val/loss"] for line in lines(tmp_path) if "val/loss" in line}
+        assert steps == latest | {min(val, key=val.get), 9, 18}
+
+
+def test_what_is_measured_before_the_first_step(alone, tmp_path, monkeypatch):
+    use_devices(monkeypatch, 1)
+    assert train.run(make_config(eval__at_start=True, checkpoint__keep_latest=9), tmp_path) == 0
+    first, *others = lines(tmp_path)
+    assert set(first) == {"step", "val/loss"} and first["step"] == 0 and others == lines(alone)
+    # the start is a candidate for the best
+    assert (tmp_path / "checkpoints" / "0").is_dir()
+    # a signal at once, and it is measured after the restart
+    again = make_config(eval__at_start=True)
+    monkeypatch.setattr(messages, "stop_requested", lambda: True)
+    assert train.run(again, tmp_path / "again") == 75 and lines(tmp_path / "again") == []
+    monkeypatch.setattr(messages, "stop_requested", lambda: False)
+    assert train.run(again, tmp_path / "again") == 0
+    assert lines(tmp_path / "again") == lines(tmp_path)
 
 
 def test_checkpoints_by_the_clock_and_by_steps(tmp_path):
