@@ -105,18 +105,18 @@ def on_mesh(
     """What the loop makes before its first step, for a mesh of these devices, abstractly.
 
     Args:
-      config: with `mesh.preset` and `mesh.model`; `model.dtype` and `model.attention` are honoured,
-        "auto" means that of `platform`.
+      config: with `mesh.preset`, `mesh.model` and `mesh.replica`; `model.dtype` and
+        `model.attention` are honoured, "auto" means that of `platform`.
       platform: "gpu" or "cpu": what the models shall think they run on.
 
     Yields:
       (task, optimiser, mesh, batch, state, shardings of the state).
     """
-    preset, model = config.mesh.preset, config.mesh.model
+    preset, model, replica = config.mesh.preset, config.mesh.model, max(config.mesh.replica, 1)
     mesh = Mesh(
-        np.array(found).reshape(len(found) // model, model),
+        np.array(found).reshape(replica, -1, model),
         sharding.AXES,
-        axis_types=(AxisType.Auto,) * 2,
+        axis_types=(AxisType.Auto,) * 3,
     )
     task, tx, rows = tasks.make(config), optim.make(config), sharding.batch_sharding(mesh)
     with _as_on(platform), jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(preset)):

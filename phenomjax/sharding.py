@@ -3,71 +3,125 @@
 Sharded with pjit, i.e. `jax.jit` with shardings. A new strategy is a new table and nothing else.
 """
 
+import collections
+import math
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from phenomjax.system.errors import UserError
 
-AXES = ("data", "model")
+# `replica` counts the groups of devices that each hold all parameters, `data` is along a group.
+AXES = ("replica", "data", "model")
+# over which the rows of a batch are divided, and so what gradients are summed over
+ROWS = ("replica", "data")
 # what `jax.vmap` over the shards of a micro-batch is called: collectives of a task name it
 SHARDS = "shards"
 _NAMES = "batch", "embed", "mlp", "heads", "vocab", "seq", "kv", "patch", "layers", "channel"
 # Where two names of an array want the same mesh axis, the first in this order gets it.
-_WHOLE: dict[str, str | None] = dict.fromkeys(_NAMES)
-_FSDP = _WHOLE | {"batch": "data", "embed": "data"}
+_WHOLE: dict[str, str | tuple[str, ...] | None] = dict.fromkeys(_NAMES)
+_DP = _WHOLE | {"batch": ROWS}
+_FSDP = _DP | {"embed": "data"}
 RULES = {
-    "dp": _WHOLE | {"batch": "data"},
+    "dp": _DP,
     "fsdp": _FSDP,
+    # within a group of devices, replicated over `mesh.replica` groups
+    "hsdp": _FSDP,
     "fsdp_tp": _FSDP | {"mlp": "model", "heads": "model", "vocab": "model"},
 }
 
 # Elements: a bias or a vocabulary of residues that does not divide stays whole, since nothing is
 # won by splitting it.
 SMALL = 2**16
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
-    """Builds the (data, model) mesh over all devices of all processes.
+    """Builds the (replica, data, model) mesh over all devices of all processes.
 
     Raises:
       UserError: the axis sizes do not multiply to the number of devices, or the batch does not
         divide over them.
     """
-    count, data, model = jax.device_count(), config.mesh.data, config.mesh.model
+    c, count, devices = config.mesh, jax.device_count(), jax.devices()
+    for axis, preset in (("model", "fsdp_tp"), ("replica", "hsdp")):
+        if c.preset != preset and c[axis] not in (1, -1):
+            raise UserError(
+                f"config.mesh.{axis}={c[axis]} has no effect with preset '{c.preset}'; set"
+                f" --config.mesh.preset={preset}."
+            )
+    replica, data, model = 1, c.data, c.model
+    if c.preset == "hsdp":
+        devices = sorted(devices, key=_node)  # which SLURM may deal out to nodes in turn
+        replica = c.replica if c.replica != -1 else count // (data if data != -1 else _of_a_node())
     if data == -1:
-        data = max(count // model, 1)
-    if data * model != count:
+        data = max(count // (replica * model), 1)
+    if replica * data * model != count:
         raise UserError(
-            f"config.mesh has data={config.mesh.data} and model={model}, which do not make the"
-            f" {count} devices that JAX sees ({jax.devices()[0].device_kind}). Set"
-            f" --config.mesh.data=-1 and a --config.mesh.model that divides {count}."
-        )
-    if config.mesh.preset != "fsdp_tp" and model != 1:
-        raise UserError(
-            f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set"
-            " --config.mesh.preset=fsdp_tp."
+            f"config.mesh has replica={c.replica}, data={c.data} and model={model}, which do not"
+            f" make the {count} devices that JAX sees ({devices[0].device_kind}). Set"
+            " --config.mesh.data=-1 and a"
+            f" --config.mesh.{'replica' if c.preset == 'hsdp' else 'model'} that divides {count}."
         )
     parts = config.optimizer.accumulate_steps
     micro = config.global_batch_size // parts
-    if micro % data:
+    shards = replica * data
+    if micro % shards:
         raise UserError(
             f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps"
-            f" {parts} = {micro} crops do not divide over {data} devices on the data axis. Use a"
-            f" multiple of {data * parts}, e.g."
-            f" --config.global_batch_size={-(-micro // data) * data * parts}."
+            f" {parts} = {micro} crops do not divide over the {shards} devices that share the rows."
+            f" Use a multiple of {shards * parts}, e.g."
+            f" --config.global_batch_size={-(-micro // shards) * shards * parts}."
         )
-    if (rows := config.eval.batch_size) % data:
+    if (rows := config.eval.batch_size) % shards:
         raise UserError(
-            f"config.eval.batch_size {rows} does not divide over {data} devices on the data axis."
-            f" Set --config.eval.batch_size={-(-rows // data) * data}."
+            f"config.eval.batch_size {rows} does not divide over the {shards} devices that share"
+            f" the rows. Set --config.eval.batch_size={-(-rows // shards) * shards}."
         )
+    return mesh_of(data, model, replica, devices)
+
+
+def mesh_of(
+    data: int, model: int = 1, replica: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh of these sizes, over all devices if none are given."""
     # positional: the keyword differs between versions
-    return jax.make_mesh((data, model), AXES, axis_types=(AxisType.Auto,) * 2)
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh((replica, data, model), AXES, axis_types=types, devices=devices)
+
+
+def _node(device: jax.Device) -> int:
+    """Number of a device's node: of GPUs JAX knows which share fast links, of others each process
+    counts as a node.
+    """
+    return getattr(device, "slice_index", device.process_index)
+
+
+def _of_a_node() -> int:
+    """How many devices a node has.
+
+    Raises:
+      UserError: as many as another has not.
+    """
+    sizes = sorted(set(collections.Counter(map(_node, jax.devices())).values()))
+    if len(sizes) > 1:
+        raise UserError(
+            f"config.mesh.preset is 'hsdp', but nodes have {' or '.join(map(str, sizes))} devices:"
+            " a group is a node, and groups are equal. Use nodes with as many devices each, or set"
+            f" --config.mesh.data={math.gcd(*sizes)}, the devices of a group."
+        )
+    return sizes[0]
+
+
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices the rows of a batch are divided."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in ROWS)
 
 
 def row_block(mesh: Mesh) -> tuple[int, int]:
@@ -80,33 +134,33 @@ def row_block(mesh: Mesh) -> tuple[int, int]:
     Raises:
       UserError: the devices hold rows that are no such block.
     """
-    axis, size = mesh.axis_names.index("data"), mesh.shape["data"]
+    size = row_shards(mesh)
     mine = [d.process_index == jax.process_index() for d in mesh.devices.flat]
-    held = np.unique(np.unravel_index(np.flatnonzero(mine), mesh.devices.shape)[axis])
+    held = np.unique(np.flatnonzero(mine) // mesh.shape["model"])
     if size % len(held) or held[0] % len(held) or held[-1] - held[0] + 1 != len(held):
         raise UserError(
-            f"Process {jax.process_index()} would hold the rows {held.tolist()} of a data axis of"
-            f" {size}, which are no equal block. Use a config.mesh.model that divides, or is a"
-            " multiple of, the number of devices of each process."
+            f"Process {jax.process_index()} would hold the shards {held.tolist()} of"
+            f" {size} of the rows, which are no equal block. Use a config.mesh.model that divides,"
+            " or is a multiple of, the number of devices of each process."
         )
     return int(held[0]) // len(held), size // len(held)
 
 
-def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
+def rules(preset: str) -> Rules:
     """Returns the rule table of a preset in Flax's form."""
     return tuple(RULES[preset].items())
 
 
-def rules_within_shards(preset: str) -> tuple[tuple[str, str | None], ...]:
-    """The rule table for code that is mapped over the data axis already: rows within a shard are on
-    one device.
+def rules_within_shards(preset: str) -> Rules:
+    """The rule table for code that is mapped over the axes of rows already: rows within a shard are
+    on one device.
     """
     return tuple((RULES[preset] | {"batch": None}).items())
 
 
-def split_over_data(x: jax.Array) -> jax.Array:
-    """Constrains the leading axis to the data axis, and leaves the others to the partitioner."""
-    return jax.lax.with_sharding_constraint(x, P("data", *[P.UNCONSTRAINED] * (x.ndim - 1)))
+def split_over_rows(x: jax.Array) -> jax.Array:
+    """Constrains the leading axis to those of rows, and leaves the others to the partitioner."""
+    return jax.lax.with_sharding_constraint(x, P(ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1)))
 
 
 def shardings(boxed: PyTree, mesh: Mesh, preset: str) -> PyTree:
@@ -150,8 +204,8 @@ def shardings(boxed: PyTree, mesh: Mesh, preset: str) -> PyTree:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the data axis, for every leaf of a batch."""
-    return NamedSharding(mesh, P("data"))
+    """Rows over their axes, for every leaf of a batch."""
+    return NamedSharding(mesh, P(ROWS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -51,7 +51,7 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         # Each shard of rows keeps a sum of its own, over all micro-batches, so that gradients cross
         # the network once a step and not once a micro-batch. The price is an unsharded copy of the
         # gradients on every device, also where parameters are sharded.
-        shards = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+        shards = sharding.row_shards(jax.sharding.get_abstract_mesh())
 
         # micro-batch i takes every micro-th row of a shard from i on
         def split(x: jax.Array) -> jax.Array:
@@ -68,12 +68,12 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         def by_shard(
             part: tuple[Batch, Carry],
         ) -> tuple[Gradients, Carry]:
-            over = "data" if shards > 1 else None
+            over = sharding.ROWS if shards > 1 else None
             with nn.logical_axis_rules(sharding.rules_within_shards(config.mesh.preset)):
                 return jax.vmap(one, axis_name=sharding.SHARDS, spmd_axis_name=over)(*part)
 
         def own(x: jax.Array) -> jax.Array:
-            return sharding.split_over_data(x) if shards > 1 else x
+            return sharding.split_over_rows(x) if shards > 1 else x
 
         def body(total: Gradients, part: tuple[Batch, Carry]) -> tuple[Gradients, Carry]:
             found, next_rows = by_shard(part)

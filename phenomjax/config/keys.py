@@ -82,10 +82,13 @@ def _optimizer(c: Section) -> None:
 def _mesh_and_log(c: Section) -> None:
     """Where the run computes, and what it says."""
     c.mesh = Section()
-    # "dp", "fsdp" (parameters sharded over data), "fsdp_tp" (and over model)
-    c.mesh.preset = choice("dp", ("dp", "fsdp", "fsdp_tp"))
+    # "dp", "fsdp" (parameters sharded over data), "hsdp" (within each of several groups),
+    # "fsdp_tp" (over data and model)
+    c.mesh.preset = choice("dp", ("dp", "fsdp", "hsdp", "fsdp_tp"))
     # devices on the data axis; -1 = all that are left
     c.mesh.data = whole(-1, least=-1)
+    # of hsdp: groups of devices that each hold all parameters; -1 = a group is a node
+    c.mesh.replica = whole(-1, least=-1)
     # devices on the model axis
     c.mesh.model = whole(1, least=1)
 

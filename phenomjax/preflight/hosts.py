@@ -14,7 +14,6 @@ from typing import TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import phenomjax
@@ -180,14 +179,12 @@ def judge_versions(found: list[dict[str, str]], names: list[str]) -> str:
 
 
 def all_reduce(bench: Bench) -> Reduced:
-    """Median seconds of `psum` over the data axis, by MiB on each device."""
-    mesh = bench.mesh or jax.make_mesh(
-        (jax.device_count(), 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2
-    )
-    n = mesh.shape["data"]
+    """Median seconds of `psum` over the axes of rows, by MiB on each device."""
+    mesh = bench.mesh or sharding.mesh_of(jax.device_count())
+    n = sharding.row_shards(mesh)
     if n == 1:
-        raise Skip("the data axis is one device: nothing is reduced")
-    rows, seconds = NamedSharding(mesh, P("data")), dict[str, float]()
+        raise Skip("one device has all rows: nothing is reduced")
+    rows, seconds = sharding.batch_sharding(mesh), dict[str, float]()
     for mib in REDUCED_ON_CPU if jax.default_backend() == "cpu" else REDUCED_ON_GPU:
         count = mib * MIB // 4
         x = jax.jit(
@@ -196,7 +193,10 @@ def all_reduce(bench: Bench) -> Reduced:
         )()
         reduce = jax.jit(
             jax.shard_map(
-                lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()
+                lambda x: jax.lax.psum(x, sharding.ROWS),
+                mesh=mesh,
+                in_specs=rows.spec,
+                out_specs=P(),
             )
         )
         compiled = reduce.lower(x).compile()

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
@@ -212,12 +212,7 @@ def _mesh_of_one(bench: Bench) -> Mesh:
     micro, model = c.global_batch_size // c.optimizer.accumulate_steps, c.mesh.model
     if len(devices) % model or micro % (len(devices) // model):
         devices, model = devices[:1], 1
-    return jax.make_mesh(
-        (len(devices) // model, model),
-        sharding.AXES,
-        axis_types=(AxisType.Auto,) * 2,
-        devices=devices,
-    )
+    return sharding.mesh_of(len(devices) // model, model, devices=devices)
 
 
 def _device_memory(device: jax.Device) -> float:

@@ -55,16 +55,14 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
         versions(),
     )
     log.info(
-        "%d process(es), %d device(s) of kind %s; mesh data %d x model %d, preset %s; %d rows a"
-        " step, %d a device",
+        "%d process(es), %d device(s) of kind %s; mesh %s, preset %s; %d rows a step, %d a device",
         jax.process_count(),
         jax.device_count(),
         jax.devices()[0].device_kind,
-        mesh.shape["data"],
-        mesh.shape["model"],
+        " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "of one",
         config.mesh.preset,
         config.global_batch_size,
-        config.global_batch_size // mesh.shape["data"],
+        config.global_batch_size // sharding.row_shards(mesh),
     )
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)

@@ -7,7 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from phenomjax import config, sharding, train
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
@@ -54,9 +53,7 @@ def losses(bank, workdir, monkeypatch, devices, **changes):
         }
     )
     shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
-    mesh = jax.make_mesh(
-        shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
-    )
+    mesh = sharding.mesh_of(*shape, devices=jax.devices()[:devices])
     monkeypatch.setattr(sharding, "make_mesh", lambda c: mesh)
     # Pictures are a program of their own: those of both axes are enough.
     drawn = {} if c.mesh.preset == "fsdp_tp" else {"evaluators": ()}

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from phenomjax import config, main, sharding, train
 from phenomjax.checkpoints import loading
@@ -79,9 +78,7 @@ class ToyLanguage(toy_task.ToyTask):
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setattr(causal_lm, "Objective", ToyLanguage)
-    mesh = jax.make_mesh(
-        (4, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
-    )
+    mesh = sharding.mesh_of(4, devices=jax.devices()[:4])
     monkeypatch.setattr(sharding, "make_mesh", lambda c: mesh)
 
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pytest
-from jax.sharding import AxisType
 
 from phenomjax import config, optim, sharding, state, tasks, train
 from phenomjax.checkpoints import loading
@@ -93,9 +92,7 @@ def start(c):
 def steps(c, devices=1, count=2):
     """Losses of a few steps of the loop's own program, and the state after them."""
     shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
-    mesh = jax.make_mesh(
-        shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
-    )
+    mesh = sharding.mesh_of(*shape, devices=jax.devices()[:devices])
     task, tx, batch = Perturbation(c), optim.make(c), make_batch(c.global_batch_size)
     spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(c.mesh.preset)):

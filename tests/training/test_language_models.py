@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
@@ -82,9 +81,7 @@ def make_config(task, bank, **changes):
 
 def run(c, workdir, patch, devices=1, evaluators=STANDARD):
     shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
-    mesh = jax.make_mesh(
-        shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
-    )
+    mesh = sharding.mesh_of(*shape, devices=jax.devices()[:devices])
     patch.setattr(sharding, "make_mesh", lambda c: mesh)
     code = train.run(c, workdir, evaluators)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -2,6 +2,8 @@
 explained.
 """
 
+from unittest import mock
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,12 @@ def mesh(**changes):
 
 @pytest.mark.parametrize(
     "preset,expected",
-    [("dp", (None, None)), ("fsdp", ("data", None)), ("fsdp_tp", ("data", "model"))],
+    [
+        ("dp", (None, None)),
+        ("fsdp", ("data", None)),
+        ("hsdp", ("data", None)),
+        ("fsdp_tp", ("data", "model")),
+    ],
 )
 def test_presets(preset, expected):
     model = 2 if preset == "fsdp_tp" else 1
@@ -58,12 +65,41 @@ def test_a_dimension_that_does_not_divide_is_an_error_unless_the_array_is_small(
 
 
 def test_mesh_must_use_all_devices():
-    with pytest.raises(UserError, match="do not make the 8 devices"):
+    with pytest.raises(UserError, match=r"do not make the 8 devices .*config.mesh.model that"):
         mesh(data=3)
+    with pytest.raises(UserError, match=r"do not make the 8 devices .*config.mesh.replica that"):
+        mesh(preset="hsdp", replica=3)
     with pytest.raises(
         UserError, match=r"no effect with preset 'dp'; set --config.mesh.preset=fsdp_tp"
     ):
         mesh(model=2)
+    with pytest.raises(UserError, match=r"no effect with preset 'fsdp'; set .*preset=hsdp"):
+        mesh(preset="fsdp", replica=2)
+
+
+@pytest.mark.parametrize(
+    "sizes,expected",
+    [({}, (4, 2)), ({"replica": 2}, (2, 4)), ({"data": 4}, (2, 4)), ({"replica": 8}, (8, 1))],
+)
+def test_a_group_of_hsdp_is_a_node_unless_it_is_said(monkeypatch, sizes, expected):
+    """Devices come in the order of their processes, which SLURM may deal out to nodes in turn."""
+    found = [mock.Mock(slice_index=i % 4, id=i) for i in range(8)]
+    made = {}
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    monkeypatch.setattr(sharding, "mesh_of", lambda *args: made.update(args=args))
+    mesh(preset="hsdp", **sizes)
+    data, model, replica, devices = made["args"]
+    assert (replica, data, model) == (*expected, 1)
+    assert [device.id for device in devices] == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+def test_nodes_of_several_sizes_are_told(monkeypatch):
+    found = [mock.Mock(slice_index=int(i > 2)) for i in range(8)]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    monkeypatch.setattr(sharding, "mesh_of", lambda *sizes: sizes)
+    with pytest.raises(UserError, match=r"nodes have 3 or 5 devices.* --config.mesh.data=1, the"):
+        mesh(preset="hsdp")
+    assert mesh(preset="hsdp", data=1) == (1, 1, 8, found)
 
 
 def test_describe_lists_the_largest_first():
@@ -73,5 +109,5 @@ def test_describe_lists_the_largest_first():
     }
     shards = jax.tree.map(lambda _: sharding.batch_sharding(mesh()), params)
     text = sharding.describe(params, shards)
-    assert text.splitlines()[1].split() == ["b", "1024x1024", "('data',)", "0.50"]
+    assert text.splitlines()[1].split() == ["b", "1024x1024", "(('replica',", "'data'),)", "0.50"]
     assert "1.05 M parameters in 2 arrays, 0.5 MiB per device" in text

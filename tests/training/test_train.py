@@ -8,7 +8,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from phenomjax import config, sharding, train
 from phenomjax.checkpoints import loading
@@ -54,13 +53,9 @@ def use_devices(monkeypatch, count):
     """Lets the mesh use only the first devices."""
 
     def make_mesh(c):
-        data, model = (count // 2, 2) if c.mesh.preset == "fsdp_tp" else (count, 1)
-        return jax.make_mesh(
-            (data, model),
-            sharding.AXES,
-            axis_types=(AxisType.Auto,) * 2,
-            devices=jax.devices()[:count],
-        )
+        sizes = {"fsdp_tp": (count // 2, 2), "hsdp": (count // 2, 1, 2)}
+        mesh = sizes.get(c.mesh.preset, (count,))
+        return sharding.mesh_of(*mesh, devices=jax.devices()[:count])
 
     monkeypatch.setattr(sharding, "make_mesh", make_mesh)
 
@@ -122,7 +117,7 @@ def test_a_run_says_what_it_costs_and_reads(alone):
     assert size["flops_per_step"] == toy_task.ToyTask(make_config()).flops(None)
 
 
-@pytest.mark.parametrize("count,preset", [(2, "dp"), (4, "fsdp"), (8, "fsdp_tp")])
+@pytest.mark.parametrize("count,preset", [(2, "dp"), (4, "hsdp"), (8, "fsdp_tp")])
 def test_every_mesh_gives_the_same_losses(alone, tmp_path, monkeypatch, count, preset):
     use_devices(monkeypatch, count)
     train.run(make_config(mesh__preset=preset), tmp_path / "many")
@@ -130,12 +125,10 @@ def test_every_mesh_gives_the_same_losses(alone, tmp_path, monkeypatch, count, p
 
 
 def test_resume_on_another_mesh(alone, tmp_path, monkeypatch):
-    calls = iter(range(1, 100))
-    monkeypatch.setattr(messages, "stop_requested", lambda: next(calls) == 5)
-    use_devices(monkeypatch, 8)
-    assert train.run(make_config(mesh__preset="fsdp_tp"), tmp_path / "moved") == 75
-    use_devices(monkeypatch, 2)
-    assert train.run(make_config(mesh__preset="fsdp"), tmp_path / "moved") == 0
+    for count, preset, stop in ((8, "fsdp_tp", 5), (4, "hsdp", 9), (2, "fsdp", 0)):
+        use_devices(monkeypatch, count)
+        c = make_config(mesh__preset=preset, stop_at_step=stop)
+        assert train.run(c, tmp_path / "moved") == (75 if stop else 0)
     np.testing.assert_allclose(losses(tmp_path / "moved"), losses(alone), rtol=1e-6)
 
 
