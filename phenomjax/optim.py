@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from phenomjax.config import schedules
 from phenomjax.models import parametrisation
 from phenomjax.system.errors import UserError
 
@@ -25,27 +27,50 @@ def schedule(config: ConfigDict) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """Learning rate as a function of the step (0-based).
 
     "one_cycle" rises by a cosine from peak / 25 over `warmup_fraction` of the run and falls by a
-    cosine to peak / 250000 (Smith 2018, https://arxiv.org/abs/1708.07120, with the usual divisors);
-    "warmup_cosine" and "warmup_linear" rise linearly from 0 and fall to `final_fraction` of the
-    peak.
+    cosine to peak / 250000 (Smith 2018, https://arxiv.org/abs/1708.07120, with the usual divisors).
+    All others rise linearly from 0, but "constant", which is the peak from the first step.
+    "warmup_cosine" and "warmup_linear" fall from there to `final_fraction` of the peak;
+    "warmup_constant" stays; "wsd" stays and falls at the end (warm-up, stable, decay; Hu et al.
+    2024, https://arxiv.org/abs/2404.06395), by the root where that is its shape (Hägele et al.
+    2024, https://arxiv.org/abs/2405.18392, equation 1).
     """
-    o, steps = config.optimizer, config.num_steps
+    own, first = _from_its_beginning(config), config.optimizer.schedule_from
+    return (lambda step: own(jnp.maximum(step - first, 0))) if first else own
+
+
+def _from_its_beginning(config: ConfigDict) -> Callable[[jax.typing.ArrayLike], jax.Array]:
+    """`schedule` without `schedule_from`."""
+    o, (steps, warmup, cooldown) = config.optimizer, schedules.lengths(config)
     end = o.final_fraction * o.learning_rate
-    warmup = max(round(o.warmup_fraction * steps), 1)
     if o.schedule == "one_cycle":
+        share = o.warmup_steps / steps if o.warmup_steps else o.warmup_fraction
         return optax.cosine_onecycle_schedule(
-            max(steps, 2), o.learning_rate, pct_start=max(o.warmup_fraction, 1 / max(steps, 2))
+            max(steps, 2), o.learning_rate, pct_start=max(share, 1 / max(steps, 2))
         )
     if o.schedule == "warmup_cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, o.learning_rate, warmup, max(steps, warmup + 1), end
         )
+    rise = optax.linear_schedule(0.0, o.learning_rate, warmup)
     if o.schedule == "warmup_linear":
         fall = optax.linear_schedule(o.learning_rate, end, max(steps - warmup, 1))
-        return optax.join_schedules(
-            [optax.linear_schedule(0.0, o.learning_rate, warmup), fall], [warmup]
-        )
-    return optax.constant_schedule(o.learning_rate)
+        return optax.join_schedules([rise, fall], [warmup])
+    stay = optax.constant_schedule(o.learning_rate)
+    if o.schedule == "warmup_constant":
+        return optax.join_schedules([rise, stay], [warmup])
+    if o.schedule == "wsd":
+
+        def fall(step: jax.typing.ArrayLike) -> jax.Array:
+            over = jnp.clip(step / max(cooldown, 1), 0.0, 1.0)
+            left = {
+                "linear": lambda: 1 - over,
+                "sqrt": lambda: 1 - jnp.sqrt(over),
+                "cosine": lambda: (1 + jnp.cos(jnp.pi * over)) / 2,
+            }[o.cooldown_shape]()
+            return end + (o.learning_rate - end) * left
+
+        return optax.join_schedules([rise, stay, fall], [warmup, steps - cooldown])
+    return stay
 
 
 def decay_mask(params: object) -> object:

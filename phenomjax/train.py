@@ -25,7 +25,7 @@ from phenomjax.step import Programs
 from phenomjax.system import files
 from phenomjax.system.log import log_to_file
 from phenomjax.system.versions import versions
-from phenomjax.training import banner, schedule
+from phenomjax.training import banner, course, schedule
 from phenomjax.training.context import RunContext, make_context
 from phenomjax.training.divergence import Diverged, Readings, RollBacks
 from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
@@ -58,7 +58,9 @@ def run(config: ConfigDict, workdir: str | Path, evaluators: Sequence[Factory] =
     config = tasks.resolve(config, workdir)
     if (workdir / "config.json").exists() or any((workdir / CHECKPOINTS).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
-        stored.check_same_run(config, stored.load(workdir / "config.json"), workdir)
+        before = stored.load(workdir / "config.json")
+        stored.check_same_run(config, before, workdir)
+        course.tell_of_new_length(config, before, workdir)
     messages.barrier("configuration checked")  # before process 0 writes it
     try:
         use_compilation_cache()

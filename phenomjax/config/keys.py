@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from phenomjax.config import objectives, ranges
+from phenomjax.config import objectives, ranges, schedules
 from phenomjax.config.checks import divides_batch, flatten
 from phenomjax.config.ranges import Section, choice, flag, number, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
@@ -53,22 +53,13 @@ def _optimizer(c: Section) -> None:
     c.optimizer = Section()
     # "lion", "adamw", "adam", "lamb", "adagrad"
     c.optimizer.name = choice("lion", ("lion", "adamw", "adam", "lamb", "adagrad"))
-    # peak
-    c.optimizer.learning_rate = number(1e-4, least=0)
-    # "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear", "constant"
-    c.optimizer.schedule = choice(
-        "one_cycle", ("one_cycle", "warmup_cosine", "warmup_linear", "constant")
-    )
-    # share of num_steps until the peak
-    c.optimizer.warmup_fraction = number(0.1, least=0, most=1)
+    schedules.add_keys(c.optimizer)
     c.optimizer.b1 = number(0.9, least=0, below=1)
     c.optimizer.b2 = number(0.95, least=0, below=1)
     # of adamw, adam, lamb (1e-6 as published) and adagrad
     c.optimizer.eps = number(1e-8, above=0)
     # of adagrad
     c.optimizer.initial_accumulator = number(1.0, least=0)
-    # of the peak, where "warmup_cosine" and "warmup_linear" end
-    c.optimizer.final_fraction = number(0.0, least=0, most=1)
     # of matrices; biases, norms, tokens and LayerScale are never decayed
     c.optimizer.weight_decay = number(0.05, least=0, zero="none")
     # global-norm clipping; 0.0 = off
@@ -233,6 +224,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
             )
     ranges.check(c, ranges.declared(_declare(c.task)))
     divides_batch(c, "optimizer.accumulate_steps")
+    schedules.check(c)
     _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
     if c.eval.at_start and not (c.eval.every_steps or c.probes.every_steps):
         raise UserError(

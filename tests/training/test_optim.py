@@ -38,3 +38,63 @@ def test_lion_moves_by_the_sign_and_decays_matrices_only():
 def test_a_parameter_without_a_rule_is_an_error():
     with pytest.raises(UserError, match="Parameter dense/weird matches 0 weight-decay rules"):
         optim.decay_mask({"dense": {"weird": jnp.zeros(2)}})
+
+
+def rates(steps, **optimizer):
+    c = config.base()
+    c.num_steps, c.optimizer.learning_rate = steps, 2.0
+    c.optimizer.update(optimizer)
+    rate = optim.schedule(c)
+    return np.array([rate(step) for step in range(steps + 1)])
+
+
+def test_wsd_is_stable_and_falls_at_its_end_in_each_shape():
+    how = {"schedule": "wsd", "warmup_steps": 4, "cooldown_steps": 8, "final_fraction": 0.1}
+    share = np.arange(9) / 8
+    shapes = {
+        "linear": 1 - share,
+        "sqrt": 1 - share**0.5,
+        "cosine": (1 + np.cos(np.pi * share)) / 2,
+    }
+    for shape, left in shapes.items():
+        found = rates(20, cooldown_shape=shape, **how)
+        np.testing.assert_allclose(found[:5], [0, 0.5, 1, 1.5, 2], rtol=1e-6)
+        np.testing.assert_allclose(found[4:13], 2.0, rtol=1e-6)
+        np.testing.assert_allclose(found[12:], 0.2 + 1.8 * left, rtol=1e-5)
+
+
+def test_a_warmup_in_steps_does_not_move_with_the_length_of_the_run():
+    how = {"schedule": "warmup_constant", "warmup_steps": 5}
+    short, long = rates(20, **how), rates(40, **how)
+    np.testing.assert_array_equal(short, long[:21])
+    np.testing.assert_allclose(short[:7], [0, 0.4, 0.8, 1.2, 1.6, 2, 2], rtol=1e-6)
+    one_cycle = rates(20, schedule="one_cycle", warmup_steps=5)
+    np.testing.assert_array_equal(one_cycle, rates(20, schedule="one_cycle", warmup_fraction=0.25))
+
+
+def test_a_schedule_that_begins_later_is_that_of_the_steps_that_are_left():
+    for name in ("one_cycle", "warmup_cosine", "wsd"):
+        late = rates(30, schedule=name, schedule_from=10)
+        np.testing.assert_array_equal(late[10:], rates(20, schedule=name))
+        np.testing.assert_array_equal(late[:10], late[10])
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        ({"cooldown_steps": 5}, "which the schedule 'one_cycle' does not read. Set"
+         " --config.optimizer.schedule=wsd, or --config.optimizer.cooldown_steps=0."),
+        ({"schedule": "constant", "warmup_steps": 5}, "--config.optimizer.schedule=wsd, or"),
+        ({"schedule": "wsd", "warmup_steps": 600, "cooldown_steps": 600},
+         "has 1000 steps (config.num_steps 1000), and a warm-up of 600 and a cooldown of 600"),
+        ({"schedule_from": 1000}, "there would be no step of the schedule"),
+        ({"schedule": "wsd", "cooldown_shape": "root"}, "It can be linear, sqrt, cosine."),
+    ],
+)  # fmt: skip
+def test_keys_of_the_schedule_that_do_not_fit_are_errors(changes, text):
+    c = config.base()
+    c.data.simulate.plates = 1
+    c.optimizer.update(changes)
+    with pytest.raises(UserError) as error:
+        config.finalize(c)
+    assert text in str(error.value)
