@@ -1,5 +1,7 @@
 """The keys of the course of the learning rate, and their checks."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from phenomjax.config.ranges import Section, choice, number, whole
@@ -13,7 +15,7 @@ READ_BY = {
     "cooldown_steps": ("wsd",),
     "cooldown_shape": ("wsd",),
 }
-UNREAD = {
+UNREAD: dict[str, Any] = {
     "warmup_steps": 0,
     "cooldown_fraction": 0.2,
     "cooldown_steps": 0,
