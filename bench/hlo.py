@@ -276,20 +276,19 @@ def _group(text: str) -> tuple[int, int]:
     """(devices in a group, from the first to one past the last) of a replica_groups or
     source_target_pairs attribute.
     """
-    # mesh['a'=4,'b'=2] {'b'}
-    if mesh := re.search(r"replica_groups=mesh\[(.*?)\] *\{(.*?)\}", text):
+    # mesh['a'=4,'b'=2] {'b'}, or with its devices in another order
+    if mesh := re.search(
+        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?\))?\))? *\{(.*?)\}", text
+    ):
         axes = [(axis, int(size)) for axis, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))]
-        chosen = re.findall(r"'(\w+)'", mesh.group(2))
-        ids = np.arange(math.prod(size for _, size in axes)).reshape([size for _, size in axes])
+        chosen = re.findall(r"'(\w+)'", mesh.group(3))
+        ids = _iota(mesh.group(2) or f"[{math.prod(size for _, size in axes)}]")
+        ids = ids.reshape([size for _, size in axes])
         group = ids[tuple(slice(None) if axis in chosen else 0 for axis, _ in axes)].ravel()
     elif iota := re.search(
-        r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
+        r"replica_groups=\[(\d+),\d+\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text
     ):  # [4,2]<=[8], or with a transposition
-        ids = np.arange(int(iota.group(1)) * int(iota.group(2))).reshape(
-            [int(x) for x in iota.group(3).split(",")]
-        )
-        ids = ids.transpose([int(x) for x in iota.group(4).split(",")]) if iota.group(4) else ids
-        group = ids.reshape(int(iota.group(1)), -1)[0]
+        group = _iota(iota.group(2)).reshape(int(iota.group(1)), -1)[0]
     elif listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         group = np.array([int(x) for x in listed.group(1).split(",")])
     elif pairs := re.search(r"source_target_pairs=\{\{(.*?)\}\}", text):
@@ -300,3 +299,10 @@ def _group(text: str) -> tuple[int, int]:
     else:
         return 1, 1
     return len(group), int(group.max() - group.min()) + 1
+
+
+def _iota(text: str) -> np.ndarray:
+    """Device numbers in the order of "[8]", or of "[2,4]T(1,0)"."""
+    sizes, order = ([int(x) for x in re.findall(r"\d+", part)] for part in text.partition("T")[::2])
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose(order) if order else ids

@@ -158,9 +158,19 @@ def rules_within_shards(preset: str) -> Rules:
     return tuple((RULES[preset] | {"batch": None}).items())
 
 
-def split_over_rows(x: jax.Array) -> jax.Array:
+def split_over_rows(x: jax.Array, axes: str | tuple[str, ...] = ROWS) -> jax.Array:
     """Constrains the leading axis to those of rows, and leaves the others to the partitioner."""
-    return jax.lax.with_sharding_constraint(x, P(ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1)))
+    return jax.lax.with_sharding_constraint(x, P(axes, *[P.UNCONSTRAINED] * (x.ndim - 1)))
+
+
+def sum_over_rows(x: jax.Array) -> jax.Array:
+    """The sum over a leading axis that is split over those of rows: within each group of devices
+    first, so that only the shards of a group's sum cross to the other groups.
+    """
+    groups = jax.sharding.get_abstract_mesh().shape.get("replica", 1)
+    if groups > 1:
+        x = split_over_rows(x.reshape(groups, -1, *x.shape[1:]).sum(1), "replica")
+    return x.sum(0)
 
 
 def shardings(boxed: PyTree, mesh: Mesh, preset: str) -> PyTree:

@@ -84,7 +84,8 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         shapes = jax.eval_shape(lambda: by_shard(jax.tree.map(lambda x: x[0], parts))[0])
         zeros = jax.tree.map(lambda x: own(jnp.zeros(x.shape, x.dtype)), shapes)
         sums, next_rows = jax.lax.scan(body, zeros, parts)
-        grads, values, mean_shared = jax.tree.map(lambda x: x.sum(0) / (shards * micro), sums)
+        means = jax.tree.map(lambda x: sharding.sum_over_rows(x) / (shards * micro), sums)
+        grads, values, mean_shared = means
         return grads, values, unite(jax.tree.map(join, next_rows), mean_shared)
 
     def step(

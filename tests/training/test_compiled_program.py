@@ -16,8 +16,8 @@ from bench.hlo import HOST
 from phenomjax import config
 from phenomjax.state import divide
 
-# a batch of 56 rows: no other dimension of these models is a multiple of 56
-DEVICES, DEPTH, ROWS, SEQ = 8, 3, 56, 10
+# a batch of 56 rows: no other dimension of these models is a multiple of 56; hsdp has 2 groups
+DEVICES, GROUP, DEPTH, ROWS, SEQ = 8, 4, 3, 56, 10
 SIZES = {
     "causal_lm": {
         "embed_dim": 32,
@@ -74,10 +74,11 @@ SIZES = {
 CASES = [
     ("mae", "dp", 1),
     ("mae", "fsdp", 1),
+    ("mae", "hsdp", 1),
     ("mae", "fsdp_tp", 2),
     ("causal_lm", "fsdp", 1),
     ("causal_lm", "fsdp_tp", 1),
-    ("causal_lm", "dp", 2),
+    ("causal_lm", "hsdp", 2),
 ]
 
 
@@ -89,6 +90,7 @@ def make_config(task, preset, micro=1):
         2 if preset == "fsdp_tp" else 1,
         ROWS * micro,
     )
+    c.mesh.replica = DEVICES // GROUP if preset == "hsdp" else -1
     c.model.update(SIZES[task])
     c.model.dtype, c.optimizer.accumulate_steps, c.optimizer.clip_norm = "bfloat16", micro, 1.0
     if preset != "dp":
@@ -157,6 +159,8 @@ def check_gradients_are_reduced_once_in_float32(task, preset, micro, found, stat
     """
     sums = among_rows(found, preset, "all-reduce", "reduce-scatter")
     assert {dtype for c in sums for dtype, _ in c.arrays} == {"f32"}
+    if preset == "hsdp":
+        sums = once_over_two_stages(sums, state)
     expected = named(state.params, gathered=False)
     if task == "causal_lm" and micro == 1:
         # Once a use: the embedding is also the softmax, and all layers share the biases of relative
@@ -173,16 +177,32 @@ def check_gradients_are_reduced_once_in_float32(task, preset, micro, found, stat
     assert elements(sums) == sum(expected.values())
 
 
+def once_over_two_stages(sums, state):
+    """The sums of hsdp without their second stage: each sum over a group of neighbours goes on as
+    one over the groups, of what a device then holds; only vectors are summed over all at once.
+    """
+    within, between = ([c for c in sums if c.group == n] for n in (GROUP, DEVICES // GROUP))
+    at_once = [c for c in sums if c.group == DEVICES]
+    assert len(within) + len(between) + len(at_once) == len(sums)
+    assert all(c.span == GROUP for c in within) and all(c.span > GROUP for c in between)
+    shares = [elements([c]) // (GROUP if c.kind == "reduce-scatter" else 1) for c in within]
+    assert elements(between) == sum(shares)
+    kernels = {k: n for k, n in named(state.params, gathered=True).items() if "kernel" in k}
+    assert elements([c for c in within if c.kind == "reduce-scatter"]) >= sum(kernels.values())
+    return within + at_once
+
+
 def check_parameters_alone_are_gathered_once_a_pass(task, preset, micro, found, state):
     """Forward every sharded parameter, backward the kernels that carry a gradient to their input;
     no activations, nothing is resharded.
     """
     gathers = among_rows(found, preset, "all-gather")
+    assert preset != "hsdp" or {(c.group, c.span) for c in gathers} == {(GROUP, GROUP)}
     forward, backward = ([c for c in gathers if c.backward == which] for which in (False, True))
     sharded = named(state.params, gathered=True)
     # The embedding is whole where tokens look it up, float32, and where it is the softmax, in the
     # compute type.
-    again = sharded["vocabulary/bin_0_embedding"] if (task, preset) == ("causal_lm", "fsdp") else 0
+    again = sharded["vocabulary/bin_0_embedding"] if task == "causal_lm" else 0
     assert elements(forward) == micro * (sum(sharded.values()) + again)
     # no gradient goes further back than these
     ends = ("bias", "patch_embed/kernel", "position/kernel")
@@ -224,7 +244,8 @@ def check_shards(state, preset):
             )
         )
         if name.endswith(("kernel", "embedding")) and not table:
-            assert share in {"dp": (1,), "fsdp": (8,), "fsdp_tp": (4, 8)}[preset], name
+            shares = {"dp": (1,), "fsdp": (8,), "hsdp": (4,), "fsdp_tp": (4, 8)}
+            assert share in shares[preset], name
     rows, shared = divide(state.carry)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(shared))
     for leaf in jax.tree.leaves(rows):
@@ -233,7 +254,7 @@ def check_shards(state, preset):
         )
 
 
-@pytest.mark.parametrize("preset", ["dp", "fsdp", "fsdp_tp"])
+@pytest.mark.parametrize("preset", ["dp", "fsdp", "hsdp", "fsdp_tp"])
 def test_every_task_shards_its_state(preset):
     for task in SIZES:
         with programs.on_mesh(make_config(task, preset), jax.devices()[:DEVICES]) as made:
