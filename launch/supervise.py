@@ -14,16 +14,22 @@ checkpoint) grew:
       without, requeue, because SLURM then picks other nodes; after three starts without progress
       in a row give up
 
+The run's folder stays this launcher's between two starts (WORKDIR/owner.json, see
+phenomjax/cluster/ownership.py).
+
 A job that SLURM does not call RUNNING is left alone: after scancel it must stay cancelled, and a
 preempted job, or one that lost a node, is requeued by SLURM itself.
 """
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,10 +55,18 @@ def show(step):
     return "none" if step < 0 else step
 
 
-def write_number(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
+def count_of(path, job):
+    """Starts without progress that an earlier start of this SLURM job counted."""
+    try:
+        count, whose = path.read_text().split()
+        return int(count) if whose == job else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def write(path, text):
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(f"{value}\n")
+    partial.write_text(text)
     os.replace(str(partial), str(path))
 
 
@@ -78,6 +92,41 @@ def stop_at_step(command, workdir):
         except (OSError, ValueError):
             value = 0
     return int(value)
+
+
+class Hold:
+    """Keeps a folder between two starts of its run: the processes read from PHENOMJAX_LAUNCHER who
+    starts them again, and name it in owner.json.
+    """
+
+    def __init__(self, workdir):
+        self.file, self.ended = workdir / "owner.json", threading.Event()
+        try:  # when this process began: its number may be another one's later
+            began = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        except OSError:
+            began = "0"
+        self.name = f"{socket.gethostname()} {os.getpid()} {began}"
+        os.environ["PHENOMJAX_LAUNCHER"] = f"{self.name} {workdir}"
+        threading.Thread(target=self.beat, daemon=True).start()
+
+    def mine(self):
+        try:
+            return json.loads(self.file.read_text())["launcher"] == self.name
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def beat(self):
+        """Shows those who wait on other hosts that the run goes on."""
+        while not self.ended.wait(5):
+            if self.mine():
+                with contextlib.suppress(OSError):
+                    os.utime(str(self.file))
+
+    def end(self):
+        self.ended.set()
+        if self.mine():
+            with contextlib.suppress(OSError):
+                self.file.unlink()
 
 
 def decide(code, before, after, fails, stop_at=0):
@@ -119,7 +168,6 @@ class Slurm:
         # address all tasks.
         array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
         self.id = array + "_" + task if array else environment["SLURM_JOB_ID"]
-        self.first = environment.get("SLURM_RESTART_COUNT", "0") == "0"
 
     def state(self):
         """(RUNNING, COMPLETING, …, seconds left); "gone" when SLURM knows no such job."""
@@ -150,7 +198,7 @@ def seconds(left):
     return total + 86400 * int(days or 0)
 
 
-def run(start, command, scheduler, first=True):
+def run(start, command, scheduler):
     """Starts a command as often as the policy says.
 
     Args:
@@ -158,7 +206,6 @@ def run(start, command, scheduler, first=True):
       command: the words of the command, in which --workdir is found.
       scheduler: a `Slurm`, or None on a machine without: then a requeue is a restart, and 75 is
         handed to the caller.
-      first: whether nobody counted starts of this job before.
 
     Returns:
       The exit code of the last start.
@@ -172,22 +219,36 @@ def run(start, command, scheduler, first=True):
         )
         return CONFIG
     workdir = Path(flag(command, "workdir"))
-    try:
-        fails = 0 if first else number(workdir / "fails")
-        write_number(workdir / "fails", fails)
+    try:  # nothing is written before it is known that no other run has the folder
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(str(workdir), os.W_OK):
+            raise PermissionError("no permission")
     except OSError as error:
         say(
             f"--workdir {workdir} cannot be written ({error}): give a folder that this host and all"
             " nodes can write"
         )
         return CONFIG
+    hold = Hold(workdir)
+    try:
+        return run_until_done(start, command, scheduler, workdir)
+    finally:
+        hold.end()
+
+
+def run_until_done(start, command, scheduler, workdir):
+    """`run` in a folder that can be written."""
+    job = scheduler.id if scheduler else ""
+    fails = count_of(workdir / "fails", job)
     while True:
         before = number(workdir / "progress", -1)
         code = start()
         after = number(workdir / "progress", -1)
         say(f"exit code {code}, checkpoint of step {show(before)} -> {show(after)}")
         action, fails, why = decide(code, before, after, fails, stop_at_step(command, workdir))
-        write_number(workdir / "fails", fails)
+        if code != CONFIG:  # then the folder may be another run's
+            with contextlib.suppress(OSError):  # the program says what is wrong
+                write(workdir / "fails", f"{fails} {job}\n")
         if action == "end":
             say(why)
             return code
@@ -223,7 +284,7 @@ def main(command):
     def start():
         return shell_code(subprocess.Popen(command).wait())
 
-    return run(start, command, scheduler, scheduler is None or scheduler.first)
+    return run(start, command, scheduler)
 
 
 def shell_code(code):

@@ -17,7 +17,7 @@ from phenomjax import optim, sharding, tasks
 from phenomjax import state as state_lib
 from phenomjax.checkpoints import checkpointer, loading
 from phenomjax.checkpoints.workdir import CHECKPOINTS, open_workdir, workdir_error
-from phenomjax.cluster import messages
+from phenomjax.cluster import messages, ownership
 from phenomjax.cluster.start import use_compilation_cache
 from phenomjax.config import keys, stored
 from phenomjax.state import TrainState
@@ -51,8 +51,13 @@ def run(config: ConfigDict, workdir: str | Path, evaluators: Sequence[Factory] =
       UserError: a mistake in the configuration, the data or the workdir; or divergence (exit code
         1).
     """
-    config = keys.finalize(config)
-    workdir = open_workdir(workdir)
+    config, folder = keys.finalize(config), Path(workdir).absolute()
+    with ownership.owned(folder):
+        return _run(config, open_workdir(folder), evaluators)
+
+
+def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> int:
+    """The same in a folder that is this run's own."""
     log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
     banner.this_process()
     config = tasks.resolve(config, workdir)
@@ -168,6 +173,7 @@ class Trainer:
                 if not due.anything:
                     continue
                 readings.catch_up()
+                ownership.confirm()
                 if due.log:
                     self.log(step, readings.window.mean(), rates.lap())
                 names = due.evaluators

@@ -28,7 +28,7 @@ from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.loading import check
 from phenomjax.checkpoints.workdir import CHECKPOINTS
-from phenomjax.cluster import messages
+from phenomjax.cluster import messages, ownership
 from phenomjax.config import stored
 from phenomjax.state import TrainState, divide, shared, unite, with_shared
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -116,12 +116,14 @@ class Checkpointer:
         """In a thread: waits for the commit, hashes, records, deletes."""
         try:
             self._orbax.wait_until_finished()
+            ownership.confirm()
             seal.write_share(self._path(step), jax.process_index(), jax.process_count())
             messages.gather("seal", "", self._config.timeout_seconds)
             losses = {**self._losses, step: worth}
             c = self._config
             keep = recovery.kept(losses, c.keep_latest, c.keep_best, c.keep_every_steps)
             if messages.is_main():
+                ownership.confirm()
                 if wrong := seal.structure(self._path(step))[1]:
                     raise OSError(
                         f"another process changes {self._path(step)}: {workdir_lib.some(wrong)}"

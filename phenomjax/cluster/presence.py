@@ -11,14 +11,14 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypedDict
 
 import jax
 
 from phenomjax.cluster import messages
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STUCK, UserError
-from phenomjax.system.log import dump_stacks
+from phenomjax.system.log import dump_stacks, leave_files
 
 log = logging.getLogger("phenomjax")
 LEAVE = "phenomjax/leave"
@@ -38,6 +38,7 @@ class Beat(Where):
 
 
 _here: Where = {"step": 0, "phase": "starting"}
+before_leaving: list[Callable[[], None]] = []  # called before this process ends at once
 
 
 @contextlib.contextmanager
@@ -61,13 +62,14 @@ def connected() -> Iterator[None]:
         leave(EXIT_FAILED, traceback.format_exc())
 
 
-def leave(code: int, text: str) -> None:
+def leave(code: int, text: str, quiet: bool = False) -> None:
     """Tells all other processes to leave with this exit code, and leaves by `os._exit`; the first
     one to speak is heard.
 
     Args:
       code: exit code of all processes.
       text: shown last on stderr by this process, and written into its log.
+      quiet: the run's folder is no longer ours: no process writes into its log any more.
     """
     first, many = True, jax.process_count() > 1
     if many:
@@ -80,6 +82,7 @@ def leave(code: int, text: str) -> None:
             "code": code,
             "process": jax.process_index(),
             "text": text.strip().splitlines()[-1][:300],
+            "quiet": quiet,
         }
         try:
             messages.store().key_value_set(LEAVE, json.dumps(word))
@@ -88,6 +91,8 @@ def leave(code: int, text: str) -> None:
             with contextlib.suppress(Exception):
                 code = json.loads(messages.store().key_value_try_get(LEAVE))["code"]
     log.getChild("process").error("%s", text)
+    for end in list(before_leaving):
+        end()
     if many:  # the others leave meanwhile, so that this text is the last
         time.sleep(2 * messages.period() + 0.2)
     if first:
@@ -115,12 +120,16 @@ def follow(stop: threading.Event) -> None:
             continue
         if word["process"] == own:
             return
+        if word["quiet"]:
+            leave_files()
         because = f"{messages.name(word['process'])}: {word['text']}"
         log.getChild("process").error(
             "leaving with exit code %d, because of %s", word["code"], because
         )
         if word["code"] == EXIT_STUCK:
             dump_stacks(jax.process_index())
+        for end in list(before_leaving):
+            end()
         if own == 0:  # it serves the others' messages, so it is the last one
             time.sleep(4 * period)
         os._exit(word["code"])

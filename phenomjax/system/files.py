@@ -127,19 +127,31 @@ def create_bytes(path: Path, content: bytes) -> bool:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
-    partial.write_bytes(content)
+    try:
+        partial.write_bytes(content)
+        return _first(partial, path)
+    finally:
+        with contextlib.suppress(OSError):  # a disk that takes nothing has nothing to delete
+            partial.unlink(missing_ok=True)
+
+
+def _first(partial: Path, path: Path) -> bool:
+    """Gives a written file its name, if no other has it."""
     try:
         os.link(partial, path)  # unlike a rename, it fails where there is one already
+        return True
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
-        try:
-            with path.open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-    finally:
-        partial.unlink(missing_ok=True)
+        pass
+    try:
+        with path.open("xb") as file:
+            file.write(partial.read_bytes())
+    except FileExistsError:
+        return False
+    except OSError:
+        path.unlink()
+        raise
     return True
 
 

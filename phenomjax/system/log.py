@@ -100,10 +100,7 @@ def log_to_file(path: Path) -> None:
     """Appends warnings, errors and the few lines that every process says of itself (logger
     phenomjax.process) to a file of its own.
     """
-    # of a run before this one, in a notebook
-    for before in [one for one in log.handlers if isinstance(one, logging.FileHandler)]:
-        log.removeHandler(before)
-        before.close()
+    leave_files()  # of a run before this one, in a notebook
     path.parent.mkdir(exist_ok=True)
     handler = logging.FileHandler(path, delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -114,6 +111,13 @@ def log_to_file(path: Path) -> None:
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     log.addHandler(handler)
     log.getChild("process").setLevel(logging.INFO)
+
+
+def leave_files() -> None:
+    """Writes no more into the file of `log_to_file`."""
+    for before in [one for one in log.handlers if isinstance(one, logging.FileHandler)]:
+        log.removeHandler(before)
+        before.close()
 
 
 def dump_stacks(process: int) -> None:
