@@ -32,6 +32,7 @@ from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
 from phenomjax.training.feed import DeviceFeed, check_same_data
 from phenomjax.training.metrics import Window
 from phenomjax.training.rates import Lap, Rates
+from phenomjax.training.stopping import EarlyStop
 from phenomjax.training.writers.opening import open_writers
 
 
@@ -85,6 +86,7 @@ class Trainer:
         self.learning_rate = jax.jit(optim.schedule(run.config))
         self.roll_backs = RollBacks(run, self.learning_rate)
         self.evaluators = Evaluators(evaluators, run)
+        self.early = EarlyStop(run.config, self.evaluators.every_steps)
 
     def run(self) -> int:
         """Restores or initialises, then trains; after divergence rolls back, if it may."""
@@ -142,6 +144,7 @@ class Trainer:
         step, redo = start, memory.get("redo", [])
         resumed = self.checkpoints.latest_step() is not None
         key = jax.device_put(jax.random.key(c.seed), run.everywhere)
+        self.early.restore(memory.get("early", {}))
         readings = Readings(Window(memory["window"]), c.divergence.max_grad_norm)
         writers = open_writers(run, start if resumed else None, redo)
         first, count = self.roll_backs.data_step(start), c.num_steps - start
@@ -152,10 +155,11 @@ class Trainer:
             self.phase.beat(start)
             # The run was stopped between this step and these evaluators, or it was paused here.
             scores, redo = self.evaluators.run(step, state, writers, redo)
+            enough = self.early.reason(step, scores)
             if not resumed and (scores or c.divergence.action == "rollback"):
                 self.save(step, state, readings.window, scores, redo)
-            stop = bool(redo) or 0 < c.stop_at_step <= step < c.num_steps
-            while step < c.num_steps and not stop:
+            stop = bool(redo) or (0 < c.stop_at_step <= step < c.num_steps and not enough)
+            while step < c.num_steps and not stop and not enough:
                 with self.phase("data"):
                     position, batch, ids = next(feed)
                 program = self.programs.get(state, batch)
@@ -178,13 +182,19 @@ class Trainer:
                     self.log(step, readings.window.mean(), rates.lap())
                 names = due.evaluators
                 scores, redo = self.evaluators.run(step, state, writers, names, due.stop)
-                stop = due.stop or due.pause or bool(redo)
-                if due.save or stop or (due.ask_clock and self.minutes_are_over()):
+                if enough := self.early.reason(step, scores):  # the rest of what is due at the end
+                    if not due.log:
+                        self.log(step, readings.window.mean(), rates.lap())
+                    rest = every.keys() - set(names)
+                    more, later = self.evaluators.run(step, state, writers, rest, bool(redo))
+                    scores, redo = scores | more, redo + later
+                stop = due.stop or bool(redo) or (due.pause and not enough)
+                if due.save or stop or enough or (due.ask_clock and self.minutes_are_over()):
                     self.save(step, state, readings.window, scores, redo)
                 rates.restart()
             with self.phase("writing a checkpoint", slow=True):
                 self.checkpoints.wait()
-        return banner.last_lines(run, self.checkpoints, step, stop)
+        return banner.last_lines(run, self.checkpoints, step, stop, enough)
 
     def log(self, step: int, means: dict[str, float], lap: Lap) -> None:
         """Says and writes the metrics of the steps since the last time."""
@@ -218,6 +228,7 @@ class Trainer:
             "window": window.state(),
             "rollbacks": self.roll_backs.done,
             "redo": redo,
+            "early": self.early.state(),
             "data": self.loader.fingerprints,
         }
         with self.phase("saving", slow=True):

@@ -43,6 +43,7 @@ def _declare(task: str) -> Section:
     _optimizer(c)
     _mesh_and_log(c)
     _measures(c)
+    _endings(c)
     _safety(c)
     objectives.keys_of(task).add_sections(c)
     return c
@@ -130,6 +131,18 @@ def _measures(c: Section) -> None:
     # file that `python -m phenomjax.scaling forecast` wrote: its band stands beside val/loss, and
     # the run is judged by it; "" = none
     c.scaling.forecast = text("")
+
+
+def _endings(c: Section) -> None:
+    """What ends a run before `num_steps`."""
+    c.stop_early = Section()
+    # the run is done when this has not got better for a while: a metric as of
+    # checkpoint.best_metric; "" = never
+    c.stop_early.metric = text("")
+    # evaluations in a row that are not better than the best before
+    c.stop_early.patience = whole(5, least=1)
+    # by no more than this does not count as better
+    c.stop_early.min_delta = number(0.0, least=0)
 
 
 def _safety(c: Section) -> None:
@@ -225,13 +238,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
     ranges.check(c, ranges.declared(_declare(c.task)))
     divides_batch(c, "optimizer.accumulate_steps")
     schedules.check(c)
-    _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
-    if c.eval.at_start and not (c.eval.every_steps or c.probes.every_steps):
-        raise UserError(
-            "config.eval.at_start is True, but config.eval.every_steps is 0: there is nothing to"
-            f" measure. Set --config.eval.every_steps={c.checkpoint.every_steps}, say, or"
-            " --config.eval.at_start=False."
-        )
+    _check_measures(c, ("val/loss", *getattr(own, "VALIDATED", ())))
     if c.scaling.forecast and not c.eval.every_steps:
         raise UserError(
             f"config.scaling.forecast is {c.scaling.forecast}, but config.eval.every_steps is 0:"
@@ -242,26 +249,38 @@ def finalize(config: ConfigDict) -> ConfigDict:
     return c.lock()
 
 
-def _check_probes(c: ConfigDict, validated: Sequence[str]) -> None:
-    """Checks the probes and who is the best, by one of `validated` or a probe; the suite itself is
-    read when the run starts.
+def _check_measures(c: ConfigDict, validated: Sequence[str]) -> None:
+    """Checks what is measured, and that what judges is among it: one of `validated`, or a probe;
+    the suite itself is read when the run starts.
     """
-    every, best = c.probes.every_steps, c.checkpoint.best_metric
-    if every and "alphabet" not in c.model:
+    if c.probes.every_steps and "alphabet" not in c.model:
         raise UserError(
-            f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences:"
-            " there is nothing to probe. Set --config.probes.every_steps=0."
+            f"config.probes.every_steps is {c.probes.every_steps}, but config.task '{c.task}' reads"
+            " no sequences: there is nothing to probe. Set --config.probes.every_steps=0."
         )
-    if best not in validated and not best.startswith("probe/"):
+    every = {"val": c.eval.every_steps, "probe": c.probes.every_steps}
+    if c.eval.at_start and not any(every.values()):
         raise UserError(
-            "config.checkpoint.best_metric is"
-            f" '{best}'.{did_you_mean(best, (*validated, 'probe/'))} It can be"
-            f" {', '.join(validated)}, or probe/TASK/LABEL/METRIC of the tasks in"
-            " config.probes.suite, e.g. probe/secondary_structure/q3/accuracy."
+            "config.eval.at_start is True, but config.eval.every_steps is 0: there is nothing to"
+            f" measure. Set --config.eval.every_steps={c.checkpoint.every_steps}, say, or"
+            " --config.eval.at_start=False."
         )
-    if best.startswith("probe/") and not every:
-        raise UserError(
-            f"config.checkpoint.best_metric is '{best}', but nothing is probed. Set"
-            f" --config.probes.every_steps, e.g. to {c.checkpoint.every_steps}, or"
-            " --config.checkpoint.best_metric=val/loss."
-        )
+    judges = [("checkpoint.best_metric", c.checkpoint.best_metric, "val/loss")]
+    if c.stop_early.metric:
+        judges.append(("stop_early.metric", c.stop_early.metric, "''"))
+    for key, metric, default in judges:
+        if metric not in validated and not metric.startswith("probe/"):
+            raise UserError(
+                f"config.{key} is '{metric}'.{did_you_mean(metric, (*validated, 'probe/'))} It can"
+                f" be {', '.join(validated)}, or probe/TASK/LABEL/METRIC of the tasks in"
+                " config.probes.suite, e.g. probe/secondary_structure/q3/accuracy."
+            )
+        kind = metric.split("/")[0]
+        # without any validation nobody is the best
+        if not every[kind] and (kind == "probe" or key == "stop_early.metric"):
+            section, what = ("probes", "probed") if kind == "probe" else ("eval", "validated")
+            raise UserError(
+                f"config.{key} is '{metric}', but nothing is {what}. Set"
+                f" --config.{section}.every_steps, e.g. to {c.checkpoint.every_steps}, or"
+                f" --config.{key}={default}."
+            )

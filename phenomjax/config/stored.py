@@ -23,6 +23,7 @@ CHANGEABLE = (
     "figures",
     "probes",
     "scaling",
+    "stop_early",
     "checkpoint",
     "divergence",
     "watchdog",
@@ -48,7 +49,7 @@ def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
     its sign turned; None where it is unknown.
     """
     value = scores.get(metric)
-    smaller_is_better = metric == "val/loss" or "rmse" in metric.split("/")
+    smaller_is_better = metric.startswith("val/loss") or "rmse" in metric.split("/")
     return value if value is None or smaller_is_better else -value
 
 

@@ -67,7 +67,7 @@ class Probing:
 
     Raises:
       UserError: the suite, or a file of it, has a mistake; no task is left;
-        `checkpoint.best_metric` is none of the probes.
+        `checkpoint.best_metric` or `stop_early.metric` is none of the probes.
     """
 
     name = "probe"
@@ -107,12 +107,16 @@ class Probing:
                 f" probes. Left out: {', '.join(left_out) or 'nothing'}. Give another"
                 " --config.probes.suite, or --config.probes.every_steps=0."
             )
-        best = self._config.checkpoint.best_metric
-        if best not in ("val/loss", *names):
-            raise UserError(
-                f"config.checkpoint.best_metric is '{best}'.{did_you_mean(best, names)} It can be"
-                f" val/loss, {', '.join(names)}."
-            )
+        c = self._config
+        for key, metric in (
+            ("checkpoint.best_metric", c.checkpoint.best_metric),
+            ("stop_early.metric", c.stop_early.metric),
+        ):
+            if metric not in ("", "val/loss", *names):
+                raise UserError(
+                    f"config.{key} is '{metric}'.{did_you_mean(metric, names)} It can be val/loss,"
+                    f" {', '.join(names)}."
+                )
         log.info(
             "probes every %d steps: %s%s",
             self._config.probes.every_steps,

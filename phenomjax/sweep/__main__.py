@@ -162,6 +162,12 @@ def settings(options: Options) -> "study.SweepSettings":
             "config.eval.every_steps is 0, so that no trial has the val/loss by which they are"
             " compared. Set --config.eval.every_steps."
         )
+    if config.stop_early.metric:
+        raise UserError(
+            f"config.stop_early.metric is '{config.stop_early.metric}', but trials are compared at"
+            " the same steps, where the sweep itself ends those that are worse. Set"
+            " --config.stop_early.metric=''."
+        )
     trials = options.trials or 20
     if options.sampler == "grid":
         count = len(sampling.points(space, options.seed))

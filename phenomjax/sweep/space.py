@@ -24,7 +24,7 @@ from phenomjax.config import checks
 from phenomjax.system.errors import UserError, did_you_mean
 
 # Keys that the sweep itself needs to be the same in all trials.
-FIXED = ("num_steps", "stop_at_step", "eval.every_steps", "task")
+FIXED = ("num_steps", "stop_at_step", "stop_early.metric", "eval.every_steps", "task")
 
 Value = int | float | str | bool
 

@@ -111,18 +111,23 @@ def step_line(run: RunContext, step: int, values: Mapping[str, float], lap: Lap)
     )
 
 
-def last_lines(run: RunContext, checkpoints: Checkpointer, step: int, stopped: bool) -> int:
+def last_lines(
+    run: RunContext, checkpoints: Checkpointer, step: int, stopped: bool, early: str = ""
+) -> int:
     """Logs what was written where, and what to do next.
 
     Args:
       run: that ends.
       checkpoints: of it.
       step: number of finished steps.
-      stopped: before the last step.
+      stopped: to be continued by the same command.
+      early: why the run is over before its last step, or "".
 
     Returns:
       The exit code of the run.
     """
+    if early and not stopped:
+        log.info("stopped early at step %d of %d: %s", step, run.config.num_steps, early)
     how, best = "stopped" if stopped else "done", checkpoints.best_step()
     log.info("%s at step %d after %s", how, step, duration(time.monotonic() - run.began))
     log.info(

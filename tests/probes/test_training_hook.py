@@ -243,7 +243,7 @@ def test_a_run_without_evaluators_does_not_forget_the_probes(folder, tmp_path):
             {"checkpoint__best_metric": "val/los"},
             r"best_metric is 'val/los'. Did you mean 'val/loss'\?",
         ),
-        ({"probes__every_steps": -1}, "must be 0"),
+        ({"probes__every_steps": -1}, "must be at least 0"),
         ({"probes__every_steps": 2, "task": "mae"}, "config.task 'mae' reads no sequences"),
         ({"probes__every_steps": 2, "probes__data": "gone"}, "gone"),
         (

@@ -54,7 +54,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("phenomjax")
 # How runs of a ladder are judged and kept, unless the user says otherwise.
-MANNERS = {"figures.num_images": 0, "checkpoint.keep_best": 0, "checkpoint.keep_latest": 1}
+MANNERS = {
+    "figures.num_images": 0,
+    "checkpoint.keep_best": 0,
+    "checkpoint.keep_latest": 1,
+    "stop_early.metric": "",
+}
 
 
 @dataclass(frozen=True)

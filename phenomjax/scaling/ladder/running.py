@@ -79,6 +79,8 @@ def measure(program: Program, run: Run, folder: Path) -> float:
         "stop_at_step": steps if steps < run.steps else 0,
         "log.every_steps": max(steps // LAPS, 1),
         "eval.every_steps": 0,
+        "eval.at_start": False,
+        "stop_early.metric": "",
         "checkpoint.keep_best": 0,
         "checkpoint.every_steps": run.steps,
     }
