@@ -66,7 +66,8 @@ def get_config(arg=""):
     c.global_batch_size = 128
     if o["recipe"] == "erm":
         c.global_batch_size = 72
-        c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = "adam", 1e-3, 1e-5
+        # WILDS also adds 1e-5 of the weights to the gradients; Adam here knows no decay
+        c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = "adam", 1e-3, 0.0
     else:
         c.model.arcface_weight, c.model.cutmix = 0.2, 1.0
     epoch = -(-IMAGES[o["cell_type"]] // c.global_batch_size)

@@ -46,10 +46,9 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
             f" phenomjax.prepare {command.split()[0]}` (or `{simulate}`) and give it with"
             " --config.data.banks=\"('bank.zarr',)\"."
         )
-    if config.data.cache_gb < 0 or store.is_remote(config.data.cache):
+    if store.is_remote(config.data.cache):
         raise UserError(
-            f"config.data.cache is '{config.data.cache}' and config.data.cache_gb"
-            f" {config.data.cache_gb}; they must be a folder on a local disk and 0 or more."
+            f"config.data.cache is '{config.data.cache}'; it must be a folder on a local disk."
         )
     for path in config.data.banks:
         index = Path(path).suffix == ".parquet" and store.is_file(path)  # of image banks
@@ -66,12 +65,6 @@ def check_selection(config: ConfigDict) -> None:
     """Checks that the selection is a file, where one is named, and that there is something in the
     subset.
     """
-    if not 0 < config.data.subset <= 1:
-        raise UserError(
-            f"config.data.subset is {config.data.subset}, and it must be above 0 and at most 1: the"
-            " share of the images or sequences to train on. Set --config.data.subset=0.1 for a"
-            " tenth, or 1.0 for all."
-        )
     path = config.data.selection
     if path and not store.is_file(path):
         what = "is a folder; a bank goes into" if store.is_dir(path) else "does not exist"

@@ -15,16 +15,20 @@ from phenomjax.config.checks import divides_batch, flatten
 from phenomjax.config.ranges import Section, choice, flag, number, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
 
+OPTIMISERS = ("lion", "adamw", "adam", "lamb", "adagrad")
+MOMENTS = OPTIMISERS[:-1]  # those with averages of the gradients
+YEARS = 1e9  # seconds: more than any run, and what a thread can wait
+
 
 def base(task: str = "mae") -> ConfigDict:
     """Returns the complete configuration of a task with all defaults; experiment files override it.
 
     The sections `model` and `data` are those of the task, for instance phenomjax/config/mae.py.
     """
-    return ConfigDict(_declare(task).to_dict())
+    return ConfigDict(declare(task).to_dict())
 
 
-def _declare(task: str) -> Section:
+def declare(task: str) -> Section:
     """All keys of a task with their defaults and ranges."""
     c = Section()
     # pretraining objective: a file in phenomjax/tasks, or one of your own, "package.module:Class"
@@ -53,16 +57,18 @@ def _optimizer(c: Section) -> None:
     """How parameters are updated."""
     c.optimizer = Section()
     # "lion", "adamw", "adam", "lamb", "adagrad"
-    c.optimizer.name = choice("lion", ("lion", "adamw", "adam", "lamb", "adagrad"))
+    c.optimizer.name = choice("lion", OPTIMISERS)
     schedules.add_keys(c.optimizer)
-    c.optimizer.b1 = number(0.9, least=0, below=1)
-    c.optimizer.b2 = number(0.95, least=0, below=1)
+    c.optimizer.b1 = number(0.9, least=0, below=1, where=("name", MOMENTS))
+    c.optimizer.b2 = number(0.95, least=0, below=1, where=("name", MOMENTS))
     # of adamw, adam, lamb (1e-6 as published) and adagrad
-    c.optimizer.eps = number(1e-8, above=0)
+    c.optimizer.eps = number(1e-8, above=0, where=("name", OPTIMISERS[1:]))
     # of adagrad
-    c.optimizer.initial_accumulator = number(1.0, least=0)
+    c.optimizer.initial_accumulator = number(1.0, least=0, where=("name", ("adagrad",)))
     # of matrices; biases, norms, tokens and LayerScale are never decayed
-    c.optimizer.weight_decay = number(0.05, least=0, zero="none")
+    c.optimizer.weight_decay = number(
+        0.05, least=0, zero="none", where=("name", ("adamw", "lion", "lamb"))
+    )
     # global-norm clipping; 0.0 = off
     c.optimizer.clip_norm = number(0.0, least=0, zero="off")
     # micro-batches a step, each global_batch_size / accumulate_steps
@@ -78,9 +84,9 @@ def _mesh_and_log(c: Section) -> None:
     # "fsdp_tp" (over data and model)
     c.mesh.preset = choice("dp", ("dp", "fsdp", "hsdp", "fsdp_tp"))
     # devices on the data axis; -1 = all that are left
-    c.mesh.data = whole(-1, least=-1)
+    c.mesh.data = whole(-1, least=1, also=-1)
     # of hsdp: groups of devices that each hold all parameters; -1 = a group is a node
-    c.mesh.replica = whole(-1, least=-1)
+    c.mesh.replica = whole(-1, least=1, also=-1)
     # devices on the model axis
     c.mesh.model = whole(1, least=1)
 
@@ -110,7 +116,7 @@ def _measures(c: Section) -> None:
     c.eval.batch_size = whole(0, least=0, zero="global_batch_size")
     # of their order and crops; -1 = seed. Runs of several batches or seeds are judged on the same
     # rows where this and batch_size are the same
-    c.eval.seed = whole(-1, least=-1, most=2**32 - 1)
+    c.eval.seed = whole(-1, least=0, most=2**32 - 1, also=-1)
 
     c.figures = Section()
     # 0 = only at the end of the run
@@ -161,21 +167,21 @@ def _safety(c: Section) -> None:
     # "val/accuracy"), or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
     c.checkpoint.best_metric = text("val/loss")
     # a write that takes longer ends the run
-    c.checkpoint.timeout_seconds = number(1200.0, above=0)
+    c.checkpoint.timeout_seconds = number(1200.0, above=0, most=YEARS)
 
     # ends a run that hangs, with exit code 76 and the stacks of all threads
     c.watchdog = Section()
     # a step may take this long, or 20 times the median step, whichever is longer; 0.0 = off
-    c.watchdog.min_seconds = number(300.0, least=0, zero="off")
+    c.watchdog.min_seconds = number(300.0, least=0, most=YEARS, zero="off")
     # a compilation, checkpoint or restore may take this long
-    c.watchdog.slow_seconds = number(3600.0, above=0)
+    c.watchdog.slow_seconds = number(3600.0, above=0, most=YEARS)
 
     c.divergence = Section()
     # "stop", or "rollback": last good checkpoint, skip the window's data, go on
     c.divergence.action = choice("stop", ("stop", "rollback"))
     # a larger gradient norm counts as diverged; 0.0 = only non-finite values do
     c.divergence.max_grad_norm = number(0.0, least=0, zero="off")
-    c.divergence.max_rollbacks = whole(3, least=0, zero="none")
+    c.divergence.max_rollbacks = whole(3, least=0, where=("action", ("rollback",)))
 
 
 def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
@@ -235,7 +241,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
             raise UserError(
                 f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
             )
-    ranges.check(c, ranges.declared(_declare(c.task)))
+    ranges.check(flatten(c), declare(c.task))
     divides_batch(c, "optimizer.accumulate_steps")
     schedules.check(c)
     _check_measures(c, ("val/loss", *getattr(own, "VALIDATED", ())))

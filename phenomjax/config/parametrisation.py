@@ -2,51 +2,39 @@
 
 from ml_collections import ConfigDict
 
-from phenomjax.config.checks import choose
+from phenomjax.config.ranges import Section, choice, whole
 from phenomjax.system.errors import UserError
 
 # of optimisers whose updates do not know the scale of a gradient, which the rules are for
 OPTIMISERS = ("lion", "adamw", "adam")
 
 
-def add_keys(m: ConfigDict, decoder: bool = False) -> None:
+def add_keys(m: Section, decoder: bool = False) -> None:
     """Adds them to `config.model`; `decoder`: it has one beside the encoder."""
     # how first values and learning rates follow the model's size: "standard" (they do not), "mup"
     # (the best rate is the same at every width), "complete_p" (and at every depth)
-    m.parametrisation = "standard"
+    m.parametrisation = choice("standard", ("standard", "mup", "complete_p"))
     # embed_dim at which they are as in "standard", and the optimiser's settings were found; MLP and
     # heads in proportion, head_dim the same. 0 = its own
-    m.base_width = 0
+    m.base_width = whole(0, least=0, zero="its own")
     # of "complete_p", likewise layers; 0 = its own
-    m.base_depth = 0
+    m.base_depth = whole(0, least=0, zero="its own")
     if decoder:
         # decoder_dim and decoder_depth there; 0 = in proportion to the encoder. Its own where all
         # sizes have the same decoder
-        m.decoder_base_width = m.decoder_base_depth = 0
+        m.decoder_base_width = whole(0, least=0, zero="in proportion")
+        m.decoder_base_depth = whole(0, least=0, zero="in proportion")
 
 
 def check(c: ConfigDict, depth: str, norm: str = "pre") -> None:
     """Checks them; `depth` is the key of the number of layers, `norm` where norms are."""
     m = c.model
-    choose(c, "model.parametrisation", ("standard", "mup", "complete_p"))
     read = {
         "mup": ("base_width", "decoder_base_width"),
         "complete_p": ("base_width", "decoder_base_width", "base_depth", "decoder_base_depth"),
     }.get(m.parametrisation, ())
-    for key, own in (
-        ("base_width", "embed_dim"),
-        ("base_depth", depth),
-        ("decoder_base_width", "decoder_dim"),
-        ("decoder_base_depth", "decoder_depth"),
-    ):
-        if key not in m:
-            continue
-        value = m[key]
-        if value < 0:
-            raise UserError(
-                f"config.model.{key} is {value}; it must be 0, the model's own {m[own]}, or more."
-                f" Set --config.model.{key}=0."
-            )
+    for key in ("base_width", "base_depth", "decoder_base_width", "decoder_base_depth"):
+        value = m.get(key, 0)
         if value and key not in read:
             other = "complete_p" if "depth" in key else "mup"
             raise UserError(

@@ -3,59 +3,54 @@
 from ml_collections import ConfigDict
 
 from phenomjax.config import parametrisation
-from phenomjax.config.checks import at_least_one, choose
 from phenomjax.config.language_models import add_shared_sections, check_even, check_shared
+from phenomjax.config.ranges import Section, choice, flag, number, whole
 from phenomjax.data.sequences.spans import check_row
 from phenomjax.system.errors import UserError
 
 
-def add_sections(c: ConfigDict) -> None:
+def add_sections(c: Section) -> None:
     """Adds `c.model` and `c.data`."""
     add_shared_sections(c, _xlnet)
 
 
-def _xlnet(m: ConfigDict) -> None:
+def _xlnet(m: Section) -> None:
     """XLNet (Yang et al. 2019, https://arxiv.org/abs/1906.08237)."""
-    m.embed_dim = 256
-    m.num_layers = 6
-    m.num_heads = 4
-    m.head_dim = 64
-    m.mlp_dim = 1024
-    m.mem_len = 96
+    m.embed_dim = whole(256, least=2)
+    m.num_layers = whole(6, least=1)
+    m.num_heads = whole(4, least=1)
+    m.head_dim = whole(64, least=1)
+    m.mlp_dim = whole(1024, least=1)
+    m.mem_len = whole(96, least=0, zero="none")
     # tokens of a row that are new, and that the next step's memory keeps
-    m.reuse_len = 64
+    m.reuse_len = whole(64, least=1)
     # tokens that are permuted together; divides reuse_len
-    m.perm_size = 64
+    m.perm_size = whole(64, least=1)
     # targets a row
-    m.num_predict = 22
+    m.num_predict = whole(22, least=2)
     # a span of n targets comes with n * mask_alpha / mask_beta tokens of context
-    m.mask_alpha = 6
-    m.mask_beta = 1
+    m.mask_alpha = whole(6, least=1)
+    m.mask_beta = whole(1, least=1)
     # half of the rows run backwards
-    m.bi_data = True
+    m.bi_data = flag(True)
     # "bi" or "uni"
-    m.attention_type = "bi"
-    m.clamp_len = 0
-    m.same_length = False
-    m.untie_bias = True
+    m.attention_type = choice("bi", ("bi", "uni"))
+    m.clamp_len = whole(0, least=0, zero="no limit")
+    m.same_length = flag(False)
+    m.untie_bias = flag(True)
     # "exact" (erf, Hugging Face) or "tanh" (TensorFlow)
-    m.gelu = "exact"
-    m.dropout = 0.1
-    m.attention_dropout = 0.1
-    m.init_std = 0.02
-    m.scan_layers = False
-    m.remat = "none"
+    m.gelu = choice("exact", ("exact", "tanh"))
+    m.dropout = number(0.1, least=0, below=1, zero="off")
+    m.attention_dropout = number(0.1, least=0, below=1, zero="off")
+    m.init_std = number(0.02, above=0)
+    m.scan_layers = flag(False)
+    m.remat = choice("none", ("none", "dots", "full"))
     parametrisation.add_keys(m)
 
 
 def check(c: ConfigDict) -> None:
     """Checks `c.model` and `c.data`; see `config.finalize`."""
     m = c.model
-    choose(c, "model.attention_type", ("bi", "uni"))
-    choose(c, "model.remat", ("none", "dots", "full"))
-    choose(c, "model.gelu", ("exact", "tanh"))
-    for key in ("model.reuse_len", "model.perm_size", "model.mask_alpha", "model.mask_beta"):
-        at_least_one(c, key)
     for length in {c.data.segment_len, c.data.eval_segment_len or c.data.segment_len}:
         check_row(length, m.reuse_len, m.num_predict)
     if m.reuse_len % m.perm_size:

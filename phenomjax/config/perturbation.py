@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from phenomjax.config import image_data
-from phenomjax.config.checks import choose, flatten
+from phenomjax.config.ranges import Section, choice, flag, number, several, share, text, whole
 from phenomjax.config.vit import add_encoder, check_encoder
 from phenomjax.data.images.labels.protocols import PROTOCOLS
 from phenomjax.system.errors import UserError, did_you_mean
@@ -20,7 +20,7 @@ DENSENET_SIZES = {
 VALIDATED = ("val/accuracy", "val/accuracy_adabn")
 
 
-def add_sections(c: ConfigDict) -> None:
+def add_sections(c: Section) -> None:
     """Adds `c.model` and `c.data`."""
     image_data.add_sections(c)
     # an accuracy is of all that is held out, each image once
@@ -29,74 +29,77 @@ def add_sections(c: ConfigDict) -> None:
     _data(c.data)
 
 
-def _model(m: ConfigDict) -> None:
+def _model(m: Section) -> None:
     # "densenet", or "vit": the encoder of a masked autoencoder over all tokens, their mean
-    m.backbone = "densenet"
-    m.block_config, m.growth_rate, m.stem_features = DENSENET_SIZES["121"]
+    m.backbone = choice("densenet", ("densenet", "vit"))
+    blocks, growth, stem = DENSENET_SIZES["121"]
+    m.block_config = several(int, blocks, least=1)
+    m.growth_rate = whole(growth, least=1)
+    m.stem_features = whole(stem, least=1)
     add_encoder(m)
     # share of the pooled features that are left out in training
-    m.dropout = 0.0
+    m.dropout = number(0.0, least=0, below=1, zero="off")
     # width of the embedding, behind two dense layers with batch norms; 0 = classes are told apart
     # by the pooled features themselves
-    m.neck_dim = 1024
+    m.neck_dim = whole(1024, least=0, zero="none")
     # True: the cell type stands beside the pooled features, one-hot
-    m.cell_type = False
+    m.cell_type = flag(False)
     # w in (1 - w) softmax + w ArcFace; 1.0 = ArcFace alone
-    m.arcface_weight = 0.0
+    m.arcface_weight = share(0.0, zero="none")
     # s, what cosines are multiplied with
-    m.arcface_scale = 30.0
+    m.arcface_scale = number(30.0, above=0, where=("arcface_weight", ()))
     # m, radians added to the angle of the true class
-    m.arcface_margin = 0.5
+    m.arcface_margin = number(0.5, least=0, below=1.58, where=("arcface_weight", ()))
     # share of the target that all classes get alike
-    m.label_smoothing = 0.0
+    m.label_smoothing = number(0.0, least=0, below=1, zero="none")
     # a of Beta(a, a), whence the share that CutMix leaves of an image; 0.0 = no CutMix
-    m.cutmix = 0.0
+    m.cutmix = number(0.0, least=0, zero="off")
     # share of the running statistics of batch norms that stays at a step
-    m.norm_momentum = 0.95
+    m.norm_momentum = number(0.95, least=0, below=1)
     # of batch norms; norm_eps is that of a ViT's layer norms
-    m.batch_norm_eps = 1e-5
+    m.batch_norm_eps = number(1e-5, above=0)
     # "image": each image and channel to mean 0 and variance 1; "none": grey levels / 255 (16-bit:
     # / 65535)
-    m.standardise = "image"
+    m.standardise = choice("image", ("image", "none"))
     # names of the classes; () = all that there are to train on
-    m.classes = ()
+    m.classes = several(str)
     # of `cell_type`; () = all that there are to train on
-    m.cell_types = ()
+    m.cell_types = several(str)
     # of the controls of a part together, of 1, in its statistics: in training, val/accuracy_adabn
     # and, unless told otherwise, `--statistics controls`; 1.0 = controls alone, so that the other
     # perturbations of an experiment change nothing. 0.0 = each image counts alike
-    m.control_weight = 0.0
+    m.control_weight = share(0.0, zero="none")
     # share of controls among the images to train on, which statistics of controls are weighed by
     # where control_weight says nothing; 0.0 = filled in from these
-    m.control_share = 0.0
+    m.control_share = share(0.0, zero="filled in")
     # images over which batch norms take their statistics in training, and those of experiments are
     # taken, wherever the weights go; 0 = filled in: the rows of a part
-    m.norm_rows = 0
+    m.norm_rows = whole(0, least=0, zero="filled in")
 
 
-def _data(d: ConfigDict) -> None:
+def _data(d: Section) -> None:
     # a batch that was never seen is what the model is asked about
-    d.split_by = "experiment"
+    d.split_by = text("experiment")
     # column of the metadata that names the class
-    d.label = "perturbation"
+    d.label = text("perturbation")
     # parts of a batch, each of one group of group_by, over which batch norms take their statistics;
     # 0 = images of all groups mixed, one part
-    d.groups = 1
-    d.group_by = "experiment"
+    d.groups = whole(1, least=0, zero="mixed")
+    d.group_by = text("experiment")
     # "keep": classes as others; "statistics": for the statistics of batch norms, no class; "drop":
     # no image of a control is read
-    d.controls = "keep"
+    d.controls = choice("keep", ("keep", "statistics", "drop"))
     # share of each part that is controls of its group; 0.0 = as they come
-    d.control_share = 0.0
+    d.control_share = number(0.0, least=0, below=1, zero="as they come")
     # only images of this cell type; "" = all
-    d.cell_type = ""
+    d.cell_type = text("")
     # only images of this type ("crispr", "sirna", "compound", "orf"), and controls; "" = all
-    d.perturbation_type = ""
+    d.perturbation_type = text("")
     # "drop": images of a class that has a single one to train on are left out
-    d.on_rare_class = "error"
+    d.on_rare_class = choice("error", ("error", "drop"))
     # official splits in place of val_groups and val_fraction: "rxrx1_wilds", "rxrx1_wilds_mixed",
     # "rxrx1"
-    d.protocol = ""
+    d.protocol = choice("", ("", *PROTOCOLS))
 
 
 def set_densenet(config: ConfigDict, size: str) -> None:
@@ -117,40 +120,10 @@ def set_densenet(config: ConfigDict, size: str) -> None:
 
 def check(c: ConfigDict) -> None:
     """Checks `c.model` and `c.data`; see `config.finalize`."""
-    choose(c, "model.backbone", ("densenet", "vit"))
-    choose(c, "model.standardise", ("image", "none"))
-    choose(c, "data.controls", ("keep", "statistics", "drop"))
-    choose(c, "data.protocol", ("", *PROTOCOLS))
-    choose(c, "data.on_rare_class", ("error", "drop"))
     if c.model.backbone == "vit":
         check_encoder(c)
     else:
         _check_densenet(c)
-    for key, least, most in (
-        ("model.dropout", 0.0, 0.99),
-        ("model.arcface_weight", 0.0, 1.0),
-        ("model.label_smoothing", 0.0, 0.99),
-        ("model.norm_momentum", 0.0, 0.9999),
-        ("data.control_share", 0.0, 0.99),
-        ("model.control_share", 0.0, 1.0),
-        ("model.control_weight", 0.0, 1.0),
-        ("model.cutmix", 0.0, float("inf")),
-        ("model.neck_dim", 0, float("inf")),
-        ("model.norm_rows", 0, float("inf")),
-        ("data.groups", 0, float("inf")),
-    ):
-        value = flatten(c)[key]
-        if not least <= value <= most or value == float("inf"):
-            upper = "or more" if most == float("inf") else f"to {most}"
-            raise UserError(f"config.{key} is {value}; it must be {least} {upper}.")
-    for key in ("model.arcface_scale", "model.batch_norm_eps"):
-        if not 0 < flatten(c)[key] < float("inf"):
-            raise UserError(f"config.{key} is {flatten(c)[key]}; it must be above 0.")
-    if not 0.0 <= c.model.arcface_margin < 1.58:
-        raise UserError(
-            f"config.model.arcface_margin is {c.model.arcface_margin}; it is an angle in radians"
-            " from 0 to a quarter turn, e.g. 0.5."
-        )
     if c.data.controls == "drop" and c.data.control_share:
         raise UserError(
             f"config.data.control_share is {c.data.control_share}, but config.data.controls is"
@@ -191,12 +164,15 @@ def check(c: ConfigDict) -> None:
 
 def _check_densenet(c: ConfigDict) -> None:
     m = c.model
-    choose(c, "model.remat", ("none", "full"))
-    if not m.block_config or min(*m.block_config, m.growth_rate, m.stem_features) < 1:
+    if m.remat == "dots":
         raise UserError(
-            f"config.model.block_config is {tuple(m.block_config)}, config.model.growth_rate"
-            f" {m.growth_rate} and config.model.stem_features {m.stem_features}; each number must"
-            " be at least 1. DenseNet-121 has (6, 12, 24, 16), 32 and 64."
+            "config.model.remat is 'dots', which keeps what matrix products give, and a DenseNet"
+            " is of convolutions. Set --config.model.remat=full or --config.model.remat=none."
+        )
+    if not m.block_config:
+        raise UserError(
+            "config.model.block_config is (), and a DenseNet has blocks. DenseNet-121 has (6, 12,"
+            ' 24, 16): set --config.model.block_config="(6, 12, 24, 16)".'
         )
     if m.parametrisation != "standard":
         raise UserError(

@@ -5,6 +5,7 @@ A key without a range (of an objective from outside) takes any value of its defa
 """
 
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,12 +21,16 @@ class Range:
     """What a key may be.
 
     Attributes:
-      kind: int, float, bool, str or tuple.
+      kind: int, float, bool or str; of a tuple, of its items.
       least, most: ends of a number, or of each number of a tuple; None = none.
       above, below: ends that are outside themselves.
+      also: a number outside the ends that it can be all the same.
       choices: names that it can be; () = any text.
       zero: what 0 means ("off", "all"), where people of other programs write -1.
+      depth: 1 of a tuple, 2 of a tuple of tuples.
       items: how many a tuple has, where that is fixed; 0 = any number.
+      where: (a key beside it, values of that key): with other values nothing reads it. Without
+        values, any that is not empty, 0 or False.
     """
 
     kind: type
@@ -33,20 +38,30 @@ class Range:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    also: float | None = None
     choices: tuple[str, ...] = ()
     zero: str = ""
+    depth: int = 0
     items: int = 0
+    where: tuple[str, tuple[str, ...]] | None = None
 
     def holds(self, value: Any) -> bool:
         """Whether a value lies within."""
-        if isinstance(value, tuple):
-            return (not self.items or len(value) in (0, self.items)) and all(map(self.holds, value))
-        if isinstance(value, str):
-            return not self.choices or value in self.choices
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return True
+        return self._holds(value, self.depth)
+
+    def _holds(self, value: Any, depth: int) -> bool:
+        if depth:
+            whole = isinstance(value, tuple) and (not self.items or len(value) in (0, self.items))
+            return whole and all(self._holds(item, depth - 1) for item in value)
+        if self.kind in (str, bool):
+            return isinstance(value, self.kind) and (not self.choices or value in self.choices)
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS[self.kind]):
+            return False
+        return value == self.also or self._within(value)
+
+    def _within(self, value: Any) -> bool:
         return (
-            math.isfinite(value)
+            abs(value) < math.inf  # an int too, however large
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
@@ -61,8 +76,15 @@ class Range:
             ("at most", self.most),
             ("below", self.below),
         )
-        words = " and ".join(f"{word} {end}" for word, end in ends if end is not None)
-        return words or "a finite number"
+        told = (f"{word} {end}" for word, end in ends if end is not None and end != LARGEST)
+        words = [" and ".join(told)]
+        words = [f"{self.also}", *words] if self.also is not None else words
+        return " or ".join(filter(None, words)) or _WORDS[self.kind]
+
+
+LARGEST = 2**31 - 1  # of a whole number
+_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
+_WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}
 
 
 class Declared(NamedTuple):
@@ -70,6 +92,9 @@ class Declared(NamedTuple):
 
     default: Any
     allowed: Range
+
+
+Where = tuple[str, tuple[str, ...]] | None
 
 
 def number(
@@ -80,45 +105,68 @@ def number(
     above: float | None = None,
     below: float | None = None,
     zero: str = "",
+    where: Where = None,
 ) -> Any:
     """A finite float and its ends."""
-    allowed = Range(float, least, most, above, below, zero=zero)
-    return Declared(float(default), allowed)
+    return Declared(float(default), Range(float, least, most, above, below, zero=zero, where=where))
+
+
+def share(default: float, *, zero: str = "", where: Where = None) -> Any:
+    """A float from 0 to 1."""
+    return number(default, 0, 1, zero=zero, where=where)
 
 
 def whole(
-    default: int, least: int | None = None, most: int | None = None, *, zero: str = ""
+    default: int,
+    least: int | None = None,
+    most: int = LARGEST,
+    *,
+    also: int | None = None,
+    zero: str = "",
+    where: Where = None,
 ) -> Any:
-    """An int and its ends."""
-    return Declared(default, Range(int, least, most, zero=zero))
+    """An int and its ends; 32 bits hold it."""
+    return Declared(default, Range(int, least, most, also=also, zero=zero, where=where))
 
 
-def choice(default: str, choices: Iterable[str]) -> Any:
+def choice(default: str, choices: Iterable[str], *, where: Where = None) -> Any:
     """One of some names."""
-    return Declared(default, Range(str, choices=tuple(choices)))
+    return Declared(default, Range(str, choices=tuple(choices), where=where))
 
 
-def flag(default: bool) -> Any:
+def flag(default: bool, *, where: Where = None) -> Any:
     """True or False."""
-    return Declared(default, Range(bool))
+    return Declared(default, Range(bool, where=where))
 
 
-def text(default: str) -> Any:
+def text(default: str, *, where: Where = None) -> Any:
     """Any text."""
-    return Declared(default, Range(str))
+    return Declared(default, Range(str, where=where))
 
 
 def several(
+    kind: type,
     default: tuple = (),
     least: float | None = None,
     most: float | None = None,
     *,
     above: float | None = None,
     choices: Iterable[str] = (),
+    depth: int = 1,
     items: int = 0,
+    where: Where = None,
 ) -> Any:
-    """A tuple, whose numbers lie between ends, or whose names are some of these."""
-    allowed = Range(tuple, least, most, above, choices=tuple(choices), items=items)
+    """A tuple of numbers between ends, or of texts, which may have to be some of these."""
+    allowed = Range(
+        kind,
+        least,
+        LARGEST if kind is int and most is None else most,
+        above,
+        choices=tuple(choices),
+        depth=depth,
+        items=items,
+        where=where,
+    )
     return Declared(default, allowed)
 
 
@@ -133,6 +181,8 @@ class Section(ConfigDict):
         if isinstance(value, Declared):
             self._ranges[key] = value.allowed
             value = value.default
+        elif type(value) is ConfigDict:  # of an objective from outside
+            value = Section(value)
         super().__setitem__(key, value)
 
 
@@ -145,32 +195,71 @@ def declared(section: ConfigDict, prefix: str = "") -> dict[str, Range]:
     return own
 
 
-def check(config: ConfigDict, ranges: Mapping[str, Range]) -> None:
-    """Checks each value against the range of its key.
+def check(values: Mapping[str, Any], section: "Section") -> None:
+    """Checks each value of a flat configuration against the range of its key.
+
+    Args:
+      values: {dotted key: value}.
+      section: declares the keys.
 
     Raises:
-      UserError: the first key whose value lies outside.
+      UserError: the first key whose value lies outside, or that is set and read by nothing.
     """
-    for key, value in flatten(config).items():
+    ranges, defaults = declared(section), flatten(section)
+    for key, value in values.items():
         allowed = ranges.get(key)
         if allowed and not allowed.holds(value):
             raise UserError(" ".join(_mistake(key, value, allowed)))
+    for key, allowed in ranges.items():
+        if reads(allowed, key, values) or values[key] == defaults[key]:
+            continue
+        if allowed.zero and not values[key]:
+            continue
+        assert allowed.where
+        chosen, names = _beside(key, allowed.where[0]), allowed.where[1]
+        off = allowed.kind(0) if allowed.zero else defaults[key]
+        mends = [f"--config.{key}={off!r}"]
+        if names:
+            mends.append(f"--config.{chosen}={names[0]}")
+        raise UserError(
+            f"config.{key} is {values[key]}, which nothing reads where config.{chosen} is"
+            f" {values[chosen]!r}. Set {' or '.join(mends)}."
+        )
+
+
+def reads(allowed: Range, key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a run with these values reads a key of a range."""
+    if not allowed.where:
+        return True
+    other, names = allowed.where
+    value = values.get(_beside(key, other))
+    return value in names if names else bool(value)
+
+
+def _beside(key: str, other: str) -> str:
+    """The dotted key of a key in the same section."""
+    return ".".join([*key.split(".")[:-1], other])
 
 
 def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
+    many = allowed.depth > 0
+    if many and not isinstance(value, tuple):
+        yield f"config.{key} is {value!r}, which is no tuple; e.g. ({value!r},)."
+        return
     if allowed.choices:
-        names = value if isinstance(value, tuple) else (value,)
-        wrong = next(name for name in names if name not in allowed.choices)
+        wrong = next(name for name in (value if many else (value,)) if name not in allowed.choices)
         yield (
             f"config.{key} is '{wrong}'.{did_you_mean(str(wrong), allowed.choices)} It can be"
-            f" {', '.join(allowed.choices)}."
+            f" {', '.join(name or repr('') for name in allowed.choices)}."
         )
         return
-    many = isinstance(value, tuple)
     if many and allowed.items and len(value) not in (0, allowed.items):
         yield f"config.{key} has {len(value)} values; it must have {allowed.items}, or none."
         return
-    yield f"config.{key} is {value}; {'each' if many else 'it'} must be {allowed}."
-    if allowed.zero and not many:
+    told = str(allowed)
+    if not many and isinstance(value, int) and value > LARGEST:
+        told = f"at most {allowed.most}"
+    yield f"config.{key} is {value!r}; {'each' if many else 'it'} must be {told}."
+    if allowed.zero and not many and isinstance(value, int | float) and value < 0:
         zero = allowed.kind(0)
         yield f"{zero} = {allowed.zero}: set --config.{key}={zero}."

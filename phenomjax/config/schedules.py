@@ -1,26 +1,14 @@
 """The keys of the course of the learning rate, and their checks."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from phenomjax.config.ranges import Section, choice, number, whole
+from phenomjax.config.ranges import Section, choice, number, share, whole
 from phenomjax.system.errors import UserError
 
 NAMES = ("one_cycle", "warmup_cosine", "warmup_linear", "warmup_constant", "wsd", "constant")
-# schedules that read a key; the others would ignore it
-READ_BY = {
-    "warmup_steps": NAMES[:-1],
-    "cooldown_fraction": ("wsd",),
-    "cooldown_steps": ("wsd",),
-    "cooldown_shape": ("wsd",),
-}
-UNREAD: dict[str, Any] = {
-    "warmup_steps": 0,
-    "cooldown_fraction": 0.2,
-    "cooldown_steps": 0,
-    "cooldown_shape": "sqrt",
-}
+COOLING = ("schedule", ("wsd",))
+WARMING = ("schedule", NAMES[:-1])
+FALLING = ("schedule", ("warmup_cosine", "warmup_linear", "wsd"))
 
 
 def add_keys(o: Section) -> None:
@@ -34,17 +22,17 @@ def add_keys(o: Section) -> None:
     # and shares are of the steps from there on
     o.schedule_from = whole(0, least=0, zero="with the run")
     # share of num_steps until the peak
-    o.warmup_fraction = number(0.1, least=0, most=1)
+    o.warmup_fraction = share(0.1, zero="none", where=WARMING)
     # the same in steps, which does not move with num_steps; 0 = by warmup_fraction
-    o.warmup_steps = whole(0, least=0, zero="by warmup_fraction")
+    o.warmup_steps = whole(0, least=0, zero="by warmup_fraction", where=WARMING)
     # of the peak, where "warmup_cosine", "warmup_linear" and "wsd" end
-    o.final_fraction = number(0.0, least=0, most=1)
+    o.final_fraction = share(0.0, zero="none", where=FALLING)
     # of "wsd": share of num_steps, at its end, in which the rate goes down
-    o.cooldown_fraction = number(UNREAD["cooldown_fraction"], least=0, most=1)
+    o.cooldown_fraction = share(0.2, where=COOLING)
     # the same in steps; 0 = by cooldown_fraction
-    o.cooldown_steps = whole(0, least=0, zero="by cooldown_fraction")
+    o.cooldown_steps = whole(0, least=0, zero="by cooldown_fraction", where=COOLING)
     # how it goes down: "linear", "sqrt" (1 - the root of the share that is over), "cosine"
-    o.cooldown_shape = choice(UNREAD["cooldown_shape"], ("linear", "sqrt", "cosine"))
+    o.cooldown_shape = choice("sqrt", ("linear", "sqrt", "cosine"), where=COOLING)
 
 
 def lengths(c: ConfigDict) -> tuple[int, int, int]:
@@ -60,13 +48,6 @@ def lengths(c: ConfigDict) -> tuple[int, int, int]:
 def check(c: ConfigDict) -> None:
     """Checks keys that are read together."""
     o = c.optimizer
-    for key, readers in READ_BY.items():
-        if o[key] != UNREAD[key] and o.schedule not in readers:
-            raise UserError(
-                f"config.optimizer.{key} is {o[key]}, which the schedule '{o.schedule}' does not"
-                f" read. Set --config.optimizer.schedule={readers[-1]}, or"
-                f" --config.optimizer.{key}={UNREAD[key]}."
-            )
     if o.schedule_from >= c.num_steps:
         raise UserError(
             f"config.optimizer.schedule_from is {o.schedule_from}, and the run ends at"

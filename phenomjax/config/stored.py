@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import ranges
 from phenomjax.config.checks import flatten
-from phenomjax.config.keys import base
+from phenomjax.config.keys import base, declare
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, first_of
 
@@ -111,13 +112,20 @@ def _set(config: ConfigDict, key: str, value: object) -> None:
 def changed(
     old: Mapping[str, object], new: Mapping[str, object], also: Sequence[str] = ()
 ) -> list[str]:
-    """Keys of two flat configurations whose values differ, without those of `CHANGEABLE` that are
-    not in `also`.
+    """Keys of two flat configurations whose values differ, without those that neither run reads,
+    and those of `CHANGEABLE` that are not in `also`.
     """
+    allowed = ranges.declared(declare(str(new.get("task", "mae"))))
+
+    def read(key: str) -> bool:
+        return key not in allowed or any(ranges.reads(allowed[key], key, c) for c in (old, new))
+
     return [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and (key in also or not key.startswith(CHANGEABLE))
+        if old.get(key) != new.get(key)
+        and (key in also or not key.startswith(CHANGEABLE))
+        and read(key)
     ]
 
 

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from phenomjax.config import parametrisation
-from phenomjax.config.checks import at_least_one, choose
+from phenomjax.config.ranges import Section, choice, flag, number, whole
 from phenomjax.system.errors import UserError, did_you_mean
 
 # embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its
@@ -17,28 +17,36 @@ VIT_SIZES = {
 }
 
 
-def add_encoder(m: ConfigDict, decoder: bool = False) -> None:
+def add_encoder(m: Section, decoder: bool = False) -> None:
     """Adds the keys of an encoder to `config.model`; `decoder`: it has a decoder, too."""
-    m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.drop_path = VIT_SIZES["S"]
-    m.patch_size = 16
+    width, depth, heads, ratio, drop = VIT_SIZES["S"]
+    m.embed_dim = whole(width, least=4)
+    m.depth = whole(depth, least=1)
+    m.num_heads = whole(heads, least=1)
+    # MLP width / embed_dim
+    m.mlp_ratio = number(ratio, above=0)
+    # of the last block, rising from 0 in the first; 0.0 = off
+    m.drop_path = number(drop, least=0, below=1, zero="off")
+    # pixels
+    m.patch_size = whole(16, least=1)
     # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
-    m.block = "parallel"
+    m.block = choice("parallel", ("parallel", "prenorm"))
     # LayerNorm of queries and keys over the head dimension
-    m.qk_norm = True
+    m.qk_norm = flag(True)
     # initial LayerScale; 0.0 = none
-    m.layer_scale = 1e-4
-    m.class_token = True
+    m.layer_scale = number(1e-4, least=0, zero="none")
+    m.class_token = flag(True)
     # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
-    m.bias_order = "mlp"
-    m.norm_eps = 1e-6
+    m.bias_order = choice("mlp", ("mlp", "timm_legacy"))
+    m.norm_eps = number(1e-6, above=0)
     # "exact" (erf) or "tanh"
-    m.gelu = "exact"
+    m.gelu = choice("exact", ("exact", "tanh"))
     # True: compile one block and scan it (shorter compile, stacked parameters)
-    m.scan_layers = False
+    m.scan_layers = flag(False)
     # rematerialisation: "none", "dots" (keep matmul results), "full"
-    m.remat = "none"
+    m.remat = choice("none", ("none", "dots", "full"))
     # "auto", "matmul", "products", "xla", "cudnn"
-    m.attention = "auto"
+    m.attention = choice("auto", ("auto", "matmul", "products", "xla", "cudnn"))
     parametrisation.add_keys(m, decoder)
 
 
@@ -63,18 +71,7 @@ def set_vit(config: ConfigDict, size: str) -> None:
 
 def check_encoder(c: ConfigDict) -> None:
     """Checks the keys that `add_encoder` adds."""
-    choose(c, "model.block", ("parallel", "prenorm"))
-    choose(c, "model.bias_order", ("mlp", "timm_legacy"))
-    choose(c, "model.gelu", ("exact", "tanh"))
-    choose(c, "model.remat", ("none", "dots", "full"))
-    choose(c, "model.attention", ("auto", "matmul", "products", "xla", "cudnn"))
-    for key in ("model.patch_size", "model.depth"):
-        at_least_one(c, key)
     m = c.model
-    if not 0.0 <= m.drop_path < 1.0:
-        raise UserError(
-            f"config.model.drop_path is {m.drop_path}; it must be at least 0 and below 1, e.g. 0.1."
-        )
     if c.data.crop_size % m.patch_size:
         fitting = max(c.data.crop_size // m.patch_size, 1) * m.patch_size
         raise UserError(
@@ -88,8 +85,6 @@ def check_encoder(c: ConfigDict) -> None:
 def check_width(c: ConfigDict, dim: str, heads: str) -> None:
     """Checks that heads and the position table divide the width of a transformer."""
     m = c.model
-    for key in (dim, heads):
-        at_least_one(c, f"model.{key}")
     if m[dim] % m[heads] or m[dim] % 4:
         raise UserError(
             f"config.model.{dim} {m[dim]} must be a multiple of config.model.{heads} {m[heads]},"

@@ -36,7 +36,7 @@ def valid(**changes):
             {"model__num_heads": 7},
             "config.model.embed_dim 384 must be a multiple of config.model.num_heads 7",
         ),
-        ({"model__mask_ratio": 1.0}, "must lie between 0 and 1, e.g. 0.75"),
+        ({"model__mask_ratio": 1.0}, "is 1.0; it must be above 0 and below 1."),
         (
             {"global_batch_size": 65, "optimizer__accumulate_steps": 2},
             "65 is not a multiple of config.optimizer.accumulate_steps 2",
@@ -152,8 +152,12 @@ def test_settings_of_a_simulated_screen_are_keys():
     assert (made.num_plates, made.plates_per_experiment, made.wells_per_plate) == (6, 3, 24)
     assert made.seed == 4 and made.staining_shift == 0.0
     c.data.simulate.size, c.data.simulate.wells = 16, 24
-    with pytest.raises(UserError, match=r"config\.data\.simulate\.size must be at least 32"):
+    with pytest.raises(
+        UserError, match=r"config\.data\.simulate\.size is 16; it must be at least 32"
+    ):
         config.finalize(c)
     c.data.simulate.size, c.data.simulate.dead_fraction = 64, 2.0
-    with pytest.raises(UserError, match=r"config\.data\.simulate\.dead_fraction is a share"):
+    with pytest.raises(
+        UserError, match=r"config\.data\.simulate\.dead_fraction is 2\.0; it must be at least 0"
+    ):
         config.finalize(c)

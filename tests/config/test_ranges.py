@@ -1,18 +1,24 @@
-"""Ranges of keys: declared beside their defaults, checked before a run."""
+"""Ranges of keys: each key has one, declared beside its default, and what lies outside is refused
+before a run.
+"""
 
+import math
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from phenomjax import config
-from phenomjax.config import keys, ranges
+from phenomjax.config import keys, objectives, ranges, stored
 from phenomjax.config.checks import flatten
 from phenomjax.system.errors import UserError
 
+TASKS = objectives.known()
 
-def changed(**values):
-    c = config.base()
-    c.data.simulate.plates = 1
+
+def changed(task="mae", **values):
+    c = config.base(task)
+    c.data.simulate["plates" if "plates" in c.data.simulate else "families"] = 1
     c.update_from_flattened_dict({name.replace("__", "."): v for name, v in values.items()})
     return c
 
@@ -30,6 +36,13 @@ def changed(**values):
         ({"optimizer__learning_rate": float("inf")}, "is inf; it must be at least 0."),
         ({"seed": -1}, "config.seed is -1; it must be at least 0 and at most 4294967295."),
         ({"eval__every_steps": -1}, "0 = never: set --config.eval.every_steps=0."),
+        ({"eval__num_batches": -1}, "0 = all of the split: set --config.eval.num_batches=0."),
+        ({"num_steps": 2**40}, f"config.num_steps is {2**40}; it must be at most 2147483647."),
+        ({"mesh__model": 0}, "config.mesh.model is 0; it must be at least 1."),
+        ({"mesh__data": 0}, "config.mesh.data is 0; it must be -1 or at least 1."),
+        ({"model__patch_size": 0}, "config.model.patch_size is 0; it must be at least 1."),
+        ({"data__weights": (1.0, 0.0)}, "config.data.weights is (1.0, 0.0); each must be above 0."),
+        ({"data__simulate__photons": -1.0}, "config.data.simulate.photons is -1.0; it must be at"),
     ],
 )
 def test_a_value_outside_its_range_is_refused_with_its_mend(values, text):
@@ -37,8 +50,88 @@ def test_a_value_outside_its_range_is_refused_with_its_mend(values, text):
         config.finalize(changed(**values))
 
 
-def test_defaults_lie_within_their_ranges():
-    declared = ranges.declared(keys._declare("mae"))
-    values = flatten(config.base())
+@pytest.mark.parametrize("task", TASKS)
+def test_each_key_has_a_range_that_holds_its_default(task):
+    section = keys.declare(task)
+    declared, values = ranges.declared(section), flatten(section)
+    assert values.keys() == declared.keys()
     assert [key for key in declared if not declared[key].holds(values[key])] == []
-    assert {type(values[key]) for key in declared} == {r.kind for r in declared.values()}
+
+
+def outside(allowed):
+    """Values that a range does not hold, by what it says of itself."""
+    if allowed.kind in (int, float):
+        ends = [end for end in (allowed.least, allowed.above) if end is not None]
+        ends += [-end for end in (allowed.most, allowed.below) if end is not None]
+        signs = [1] * sum(end is not None for end in (allowed.least, allowed.above))
+        signs += [-1] * (len(ends) - len(signs))
+        wrong = [sign * (end - 1) for sign, end in zip(signs, ends, strict=True)]
+        wrong += [end for end in (allowed.above, allowed.below) if end is not None]
+        wrong += [math.nan, math.inf, -math.inf, "1", None, True]
+        wrong += [-1, -1e30] if allowed.least is not None or allowed.above is not None else []
+        wrong += [2**31 + 2**33, 1.5] if allowed.kind is int else []
+        wrong = [value for value in wrong if value is None or value != allowed.also]
+    else:
+        wrong = [0, -1, None, 1.5, b"x"] + (["other"] if allowed.choices else [])
+    for _ in range(allowed.depth):
+        wrong = [wrong[0], *((value,) for value in wrong)]
+    return wrong
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_key_refuses_what_lies_outside(task):
+    section = keys.declare(task)
+    values = flatten(section)
+    for key, allowed in ranges.declared(section).items():
+        for wrong in outside(allowed):
+            assert not allowed.holds(wrong), (key, wrong)
+            with pytest.raises(UserError, match=rf"config\.{key} (is|has) .*[.;]"):
+                ranges.check(values | {key: wrong}, section)
+
+
+@pytest.mark.parametrize(
+    "values,text",
+    [
+        (
+            {"optimizer__name": "adam", "optimizer__weight_decay": 0.1},
+            "config.optimizer.weight_decay is 0.1, which nothing reads where config.optimizer.name"
+            " is 'adam'. Set --config.optimizer.weight_decay=0.0 or --config.optimizer.name=adamw.",
+        ),
+        (
+            {"optimizer__name": "adagrad", "optimizer__b2": 0.9},
+            "Set --config.optimizer.b2=0.95 or --config.optimizer.name=lion.",
+        ),
+        ({"optimizer__eps": 1e-6}, "nothing reads where config.optimizer.name is 'lion'. Set"),
+        ({"optimizer__final_fraction": 0.1}, "where config.optimizer.schedule is 'one_cycle'."),
+        ({"divergence__max_rollbacks": 5}, "or --config.divergence.action=rollback."),
+        ({"data__staging_share": 0.5}, "nothing reads where config.data.staging is ''. Set"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_where_it_was_set(values, text):
+    with pytest.raises(UserError, match=re.escape(text)) as caught:
+        config.finalize(changed(**values))
+    for mend in re.findall(r"--config\.(\S+)=(\S+?)\.?(?= |$)", str(caught.value)):
+        key, value = mend
+        c = changed(**values)
+        kind = type(flatten(c)[key])
+        c.update_from_flattened_dict({key: kind(value)})
+        config.finalize(c)
+
+
+def test_what_nothing_reads_does_not_keep_a_run_from_going_on(tmp_path):
+    old = changed(optimizer__name="adam", optimizer__weight_decay=0.1)
+    now = changed(optimizer__name="adam", optimizer__weight_decay=0.0)
+    stored.check_same_run(now, old, tmp_path)
+    with pytest.raises(UserError, match=r"weight_decay: 0\.1 there, 0\.0 now"):
+        stored.check_same_run(
+            changed(optimizer__weight_decay=0.0), changed(optimizer__weight_decay=0.1), tmp_path
+        )
+
+
+def test_an_objective_from_outside_may_use_plain_sections():
+    c = ranges.Section()
+    model = ConfigDict()
+    model.depth, model.width = ranges.whole(3, least=1), 5
+    c.model = model
+    assert (c.model.depth, c.model.width) == (3, 5)
+    assert ranges.declared(c).keys() == {"model.depth"}

@@ -330,13 +330,19 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
     "changes,text",
     [
         ({"model__backbone": "densnet"}, "Did you mean 'densenet'?"),
-        ({"model__label_smoothing": 1.0}, "config.model.label_smoothing is 1.0; it must be 0.0 to"),
-        ({"model__cutmix": -1.0}, "config.model.cutmix is -1.0; it must be 0.0 or more."),
+        (
+            {"model__label_smoothing": 1.0},
+            "config.model.label_smoothing is 1.0; it must be at least 0",
+        ),
+        (
+            {"model__cutmix": -1.0},
+            "-1.0; it must be at least 0. 0.0 = off: set --config.model.cutmix=0.0.",
+        ),
         (
             {"model__control_share": 1.5},
-            "config.model.control_share is 1.5; it must be 0.0 to 1.0.",
+            "config.model.control_share is 1.5; it must be at least 0 and at most 1.",
         ),
-        ({"model__cutmix": float("inf")}, "config.model.cutmix is inf; it must be 0.0 or more."),
+        ({"model__cutmix": float("inf")}, "config.model.cutmix is inf; it must be at least 0."),
         ({"model__arcface_scale": float("nan")}, "scale is nan; it must be above 0."),
         (
             {
@@ -347,8 +353,11 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
             "without a neck a ViT has none: config.model.neck_dim is 0. Set --config.model.neck_d",
         ),
         ({"model__arcface_scale": 0.0}, "config.model.arcface_scale is 0.0; it must be above 0."),
-        ({"model__arcface_margin": 2.0}, "an angle in radians from 0 to a quarter turn, e.g. 0.5"),
-        ({"model__block_config": ()}, "DenseNet-121 has (6, 12, 24, 16), 32 and 64."),
+        (
+            {"model__arcface_margin": 2.0},
+            "arcface_margin is 2.0; it must be at least 0 and below 1.58.",
+        ),
+        ({"model__block_config": ()}, 'set --config.model.block_config="(6, 12, 24, 16)".'),
         ({"data__crop_size": 4}, "Set --config.data.crop_size=8 or more."),
         ({"model__channel_agnostic": True}, "Set --config.model.channel_agnostic=False, or"),
         ({"data__controls": "drop", "data__control_share": 0.1}, "--config.data.controls=keep, or"),

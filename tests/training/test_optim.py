@@ -82,9 +82,10 @@ def test_a_schedule_that_begins_later_is_that_of_the_steps_that_are_left():
 @pytest.mark.parametrize(
     "changes,text",
     [
-        ({"cooldown_steps": 5}, "which the schedule 'one_cycle' does not read. Set"
-         " --config.optimizer.schedule=wsd, or --config.optimizer.cooldown_steps=0."),
-        ({"schedule": "constant", "warmup_steps": 5}, "--config.optimizer.schedule=wsd, or"),
+        ({"cooldown_steps": 5},
+         "which nothing reads where config.optimizer.schedule is 'one_cycle'. Set"
+         " --config.optimizer.cooldown_steps=0 or --config.optimizer.schedule=wsd."),
+        ({"schedule": "constant", "warmup_steps": 5}, "or --config.optimizer.schedule=one_cycle."),
         ({"schedule": "wsd", "warmup_steps": 600, "cooldown_steps": 600},
          "has 1000 steps (config.num_steps 1000), and a warm-up of 600 and a cooldown of 600"),
         ({"schedule_from": 1000}, "there would be no step of the schedule"),

@@ -117,7 +117,7 @@ class SimulationConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             lowest = 1 if field.name in POSITIVE else 0
-            if value < lowest:
+            if not lowest <= value < float("inf"):
                 raise UserError(
                     f"Simulated screen: {field.name} must be at least {lowest}, not {value}."
                 )
