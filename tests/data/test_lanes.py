@@ -9,7 +9,8 @@ import operator
 import numpy as np
 import pytest
 
-from phenomjax.data.sequences import lanes
+from phenomjax.data.batches import Batches
+from phenomjax.data.sequences import lanes, segments
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.system.errors import UserError
 
@@ -130,3 +131,56 @@ def test_errors(banks, tmp_path):
         UserError, match=r"holds protein with boundary eos, and .*c.zarr smiles with boundary eos"
     ):
         make([*banks, other])
+
+
+def test_segments_of_batches_that_change_their_size_are_read_once():
+    random = np.random.default_rng(4)
+    for _ in range(30):
+        changes = np.sort(random.choice(np.arange(1, 60), 4, replace=False)).tolist()
+        rows = random.integers(1, 12, 5).tolist()
+        batches = Batches(list(zip([0, *changes], rows, strict=True)))
+        plan, before, read = segments.LanePlan(batches, 1000, 7), None, {}
+        for position in range(90):
+            count = batches.rows(position)
+            here = plan.at(position, range(count))
+            assert here.steps == here.lane_len // 7 and (here.number < here.steps).all()
+            for row, each in enumerate(zip(here.lane, here.number, here.fresh, strict=True)):
+                lane, number, fresh = map(int, each)
+                read.setdefault(here.epoch, []).append((lane, number, here.lane_len))
+                goes_on = (
+                    before is not None
+                    and row < len(before.lane)
+                    and count == len(before.lane)
+                    and (here.epoch, lane, number - 1)
+                    == (before.epoch, int(before.lane[row]), int(before.number[row]))
+                )
+                assert fresh != goes_on or (fresh and position in changes)
+            before = here
+        for epoch in range(max(read)):
+            items = read[epoch]
+            whole = 1000 // items[0][2] * (items[0][2] // 7)
+            # nothing twice, and at each change fewer are left out than there are rows
+            assert len(set(items)) == len(items) and whole - len(items) < 5 * max(rows)
+
+
+@pytest.mark.parametrize("kind", [lanes.LaneLoader, lanes.MirroredLaneLoader])
+def test_lanes_of_another_number_go_on_in_what_is_left(banks, kind):
+    options = {"split": "train", "segment_len": 7, "seed": 3}
+    loader = kind(banks, global_batch_size=4, stages=((0, 4), (2, 8)), **options)
+    first = kind(banks, global_batch_size=4, **options)
+    left = first.steps_per_epoch - 2
+    for name in ("tokens", "backward_tokens")[: 1 + (kind is not lanes.LaneLoader)]:
+        rest = np.stack([first.batch(step)[name] for step in range(2, 2 + left)], 1)
+        found = np.stack([loader.batch(step)[name] for step in range(2, 2 + left // 2)], 1)
+        whole = rest.reshape(-1, 9)[: found.shape[0] * found.shape[1]]
+        np.testing.assert_array_equal(found.reshape(-1, 9), whole)
+    assert loader.batch(2)["fresh"].all() and loader.batch(2 + left // 2)["fresh"].all()
+    parts = [
+        kind(banks, global_batch_size=4, stages=((0, 4), (2, 8)), process_index=p, process_count=2,
+             **options)
+        for p in (0, 1)
+    ]  # fmt: skip
+    for step in (1, 2, 3):
+        for name, array in loader.batch(step).items():
+            both = np.concatenate([part.batch(step)[name] for part in parts])
+            np.testing.assert_array_equal(array, both)

@@ -491,3 +491,37 @@ def test_many_banks_have_the_turns_of_grain(monkeypatch):
     for batch in (0, 1, 2, 77, 10**9, 10**15):
         for place in range(4):
             assert few.image(0, batch, place) == many.image(0, batch, place)
+
+
+@pytest.mark.parametrize("weights", [(), (1.0, 3.0, 2.0)], ids=["all alike", "weights"])
+def test_batches_that_change_their_size_go_on_with_the_images_that_come_next(tmp_path, weights):
+    banks = [
+        make_bank(tmp_path, "one", 11)[0],
+        make_bank(tmp_path, "two", 7)[0],
+        make_bank(tmp_path, "three", 9, channels=("a", "b"))[0],
+    ]
+    same = {"weights": weights, "crops_per_image": 2}
+
+    def images(loader, steps):
+        read = {2: [], 3: []}  # by the number of channels: their images share batches
+        for step in steps:
+            batch = loader.batch(step)
+            assert (batch["row"] == np.arange(len(batch["image"]))).all()
+            read[batch["channels"].shape[1]].append(batch["image"][::2])
+        return {count: np.concatenate(ids) for count, ids in read.items()}
+
+    stages = ((0, 4), (3, 12), (5, 12), (9, 8))
+    changing = make_loader(banks, stages=stages, global_batch_size=8, **same)
+    assert [len(changing.batch(step)["row"]) for step in (2, 3, 8, 9)] == [4, 12, 12, 8]
+    found = images(changing, range(30))
+    expected = images(make_loader(banks, global_batch_size=4, **same), range(70))
+    for count, ids in found.items():
+        np.testing.assert_array_equal(ids, expected[count][: len(ids)])
+    parts = [
+        make_loader(banks, stages=stages, process_index=p, process_count=2, **same) for p in (0, 1)
+    ]
+    for step, arrays in zip(range(2, 11), collect(parts[1], 2, 11), strict=True):
+        joined = np.concatenate([parts[0].batch(step)["pixels"], arrays["pixels"]])
+        np.testing.assert_array_equal(joined, changing.batch(step)["pixels"])
+    later = make_loader(banks, stages=((20, 4),), **same)  # data that begin there: another order
+    assert not np.array_equal(images(later, range(20, 40))[3], expected[3][: 2 * 10])

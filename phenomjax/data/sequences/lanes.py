@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from phenomjax.data.batches import Batches
 from phenomjax.data.prefetch import Prefetcher
 from phenomjax.data.selections import Chosen
 from phenomjax.data.sequences.bank import TokenBank
+from phenomjax.data.sequences.segments import LanePlan, Segments
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.data.subset import nested
 from phenomjax.system.errors import UserError
@@ -198,7 +200,8 @@ class LaneLoader:
     sequence of the first token.
 
     Lanes of the train split begin at a random place of the epoch's stream (its end continues at its
-    start), and their last tokens, less than a segment, are left out until another epoch. The
+    start), and their last tokens, less than a segment, are left out until another epoch. Where the
+    rows of a batch change, the rest of the epoch is shared out anew (`segments.LanePlan`). The
     validation split is read once, in order, all of it.
 
     Args:
@@ -208,6 +211,7 @@ class LaneLoader:
       seed: of the order.
       chosen, subset: the part of the banks that is read; see `Corpus`.
       global_batch_size: rows of a batch over all processes, that is lanes.
+      stages: (position, rows) from which on batches have other rows; () = they never do.
       random_offset: whether epochs begin at random places.
       process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
         count).
@@ -234,7 +238,9 @@ class LaneLoader:
         prefetch_batches: int = 2,
         chosen: Sequence[Chosen] = (),
         subset: float = 1.0,
+        stages: Sequence[tuple[int, int]] = (),
     ):
+        self.batches = Batches(stages or [(0, global_batch_size)])
         self.corpus, self.split, self.segment_len, self.seed = (
             Corpus(banks, split, chosen, subset),
             split,
@@ -246,30 +252,25 @@ class LaneLoader:
             random_offset,
             max(prefetch_batches, 1),
         )
-        if global_batch_size % process_count:
-            raise UserError(
-                f"global_batch_size={global_batch_size} is not divisible by the number of processes"
-                f" {process_count}. Make it a multiple."
-            )
-        self._local = range(
-            process_index * global_batch_size // process_count,
-            (process_index + 1) * global_batch_size // process_count,
-        )
+        for _, rows in self.batches.stages:
+            if rows % process_count:
+                raise UserError(
+                    f"global_batch_size={rows} is not divisible by the number of processes"
+                    f" {process_count}. Make it a multiple."
+                )
+        self._process = process_index, process_count
         tokens = self.corpus.num_tokens
-        if split == "train":
-            self.lane_len = tokens // global_batch_size
-            self.steps_per_epoch = self.lane_len // segment_len
-        else:
-            self.lane_len = -(-tokens // global_batch_size)
-            self.steps_per_epoch = -(-self.lane_len // segment_len)
-        if not self.steps_per_epoch:
-            fits = max(tokens // segment_len, 1)
+        fits = max(tokens // segment_len, 1)
+        if (split == "train" and self.batches.most > fits) or not tokens:
             raise UserError(
                 f"The {split} split has {tokens:,} tokens, less than one segment of {segment_len}"
-                f" tokens for each of {global_batch_size} lanes. Set"
+                f" tokens for each of {self.batches.most} lanes. Set"
                 f" --config.global_batch_size={fits} or less, a smaller --config.data.segment_len,"
                 f" or {'a larger --config.data.subset' if subset < 1 else 'add sequences'}."
             )
+        self._plan = LanePlan(self.batches, tokens, segment_len, whole=split == "train")
+        self.lane_len = self._plan.lane_len(global_batch_size)
+        self.steps_per_epoch = self._plan.steps(global_batch_size)
         self._stream = functools.lru_cache(maxsize=2)(self._make_stream)
         prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in banks]
         self.fingerprints = {
@@ -295,28 +296,38 @@ class LaneLoader:
         """This process's rows of a step, in fresh arrays: a function of the seed, the step and the
         banks alone.
         """
-        epoch, segment = divmod(step, self.steps_per_epoch)
-        stream, shift = self._stream(epoch)
-        count, length = len(self._local), self.segment_len
-        tokens, sequence = np.empty((count, length + 2), np.uint8), np.empty(count, np.uint32)
+        here = self._segments(step)
+        starts = here.lane * here.lane_len + here.number * self.segment_len
+        stream, shift = self._stream(here.epoch)
         # In the validation split the last lanes may be shorter, or empty.
-        inside = np.empty(count, np.int64)
-        for place, lane in enumerate(self._local):
-            start = lane * self.lane_len + segment * length
-            tokens[place] = stream.read(
-                shift + start - 1 + len(stream), shift + start + length + 1 + len(stream)
-            )
-            sequence[place] = stream.sequence_at(shift + start)
-            inside[place] = (
-                min((lane + 1) * self.lane_len, len(stream) - (self.split != "train")) - start
-            )
+        ends = np.minimum((here.lane + 1) * here.lane_len, len(stream) - (self.split != "train"))
+        sequence = [stream.sequence_at(shift + int(start)) for start in starts]
         return {
-            "tokens": tokens,
-            "weight": np.arange(length) < inside[:, None],
-            "fresh": np.full(count, segment == 0),
-            "row": np.arange(self._local.start, self._local.stop, dtype=np.int32),
-            "sequence": sequence,
+            "tokens": self._tokens(here.epoch, starts),
+            "weight": np.arange(self.segment_len) < (ends - starts)[:, None],
+            "fresh": here.fresh,
+            "row": np.array(self._local(step), np.int32),
+            "sequence": np.array(sequence, np.uint32),
         }
+
+    def _local(self, step: int) -> range:
+        """The rows of a step that this process reads."""
+        return self.batches.block(step, *self._process)
+
+    def _segments(self, step: int) -> Segments:
+        """What these rows read."""
+        return self._plan.at(step, self._local(step))
+
+    def _tokens(
+        self, epoch: int, starts: Int64[np.ndarray, " rows"]
+    ) -> UInt8[np.ndarray, "rows tokens"]:
+        """Segments of an epoch from their first token on, with the token before and after."""
+        stream, shift = self._stream(epoch)
+        tokens = np.empty((len(starts), self.segment_len + 2), np.uint8)
+        for place, start in enumerate(starts):
+            begin = shift + int(start) - 1 + len(stream)
+            tokens[place] = stream.read(begin, begin + self.segment_len + 2)
+        return tokens
 
     def iterate(self, start_step: int, stop_step: int | None = None) -> Prefetcher:
         """The batches from `start_step` on, made ahead; a context manager whose items are
@@ -353,10 +364,11 @@ class LaneLoader:
     def _make_stream(self, epoch: int) -> tuple[EpochStream, int]:
         if self.split != "train":
             return EpochStream(self.corpus, None, 0), 0
-        stream = EpochStream(self.corpus, self.seed, epoch)
+        seed = self.batches.seed(self.seed)
+        stream = EpochStream(self.corpus, seed, epoch)
         draw = int(
             np.random.Philox(
-                key=np.array([self.seed, 3], np.uint64),
+                key=np.array([seed, 3], np.uint64),
                 counter=np.array([0, epoch, 0, 0], np.uint64),
             ).random_raw(1)[0]
         )
@@ -396,16 +408,14 @@ class MirroredLaneLoader(LaneLoader):
         """This process's rows of a step, in fresh arrays: a function of the seed, the step and the
         banks alone.
         """
-        epoch, segment = divmod(step, self.steps_per_epoch)
-        mirror = self.steps_per_epoch - 1 - segment
-        lanes = np.arange(self._local.start, self._local.stop)[:, None]
-        place, end = (
-            lanes * self.lane_len + mirror * self.segment_len + np.arange(self.segment_len),
-            (lanes + 1) * self.lane_len,
+        here = self._segments(step)
+        starts = here.lane * here.lane_len + (here.steps - 1 - here.number) * self.segment_len
+        place = starts[:, None] + np.arange(self.segment_len)
+        inside = place < np.minimum(
+            ((here.lane + 1) * here.lane_len)[:, None], self.corpus.num_tokens
         )
-        inside = place < np.minimum(end, self.corpus.num_tokens)
         if self.split != "train":
             # nothing stands before the first token, as nothing comes after the last
             inside &= place > 0
-        tokens = super().batch(epoch * self.steps_per_epoch + mirror)["tokens"]
+        tokens = self._tokens(here.epoch, starts)
         return super().batch(step) | {"backward_tokens": tokens, "backward_weight": inside}

@@ -13,6 +13,7 @@ import numpy as np
 
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.lanes import LaneLoader
+from phenomjax.data.sequences.segments import Segments
 from phenomjax.data.sequences.vocabulary import CLS, EOS, SEP
 from phenomjax.system.errors import UserError
 
@@ -97,10 +98,11 @@ class SpanLoader(LaneLoader):
         """This process's rows of a step, in fresh arrays: a function of the seed, the step and the
         banks alone.
         """
-        row = np.arange(self._local.start, self._local.stop, dtype=np.int32)
-        reverse = (row % 2 == 1) & self.bi_data
+        here = self._segments(step)
+        # the direction is of the lane: what is left of it after a change of rows is so too
+        reverse = (here.lane % 2 == 1) & self.bi_data
         draws = self._draws(step)
-        tokens, segment, sequence = self._text(step, reverse, draws[:, -2:])
+        tokens, segment, sequence = self._text(here, reverse, draws[:, -2:])
         functional = (tokens == SEP) | (tokens == CLS)  # no bank holds these
         targets, ranks, first_rank, start, drawn = (
             [],
@@ -125,8 +127,8 @@ class SpanLoader(LaneLoader):
             "rank": ranks,
             "target": np.concatenate(targets, 1).astype(np.int32),
             "reverse": reverse,
-            "fresh": np.full(len(row), step % self.steps_per_epoch == 0),
-            "row": row,
+            "fresh": here.fresh,
+            "row": np.array(self._local(step), np.int32),
             "sequence": sequence,
         }
 
@@ -148,26 +150,27 @@ class SpanLoader(LaneLoader):
         count = -(-(self.row_len + sum(self.goals) + 2) // 4) * 4  # Philox counts in fours
         # all runs are judged on the same spans
         seed, stream = (self.seed, 4) if self.split == "train" else (0, 5)
-        counter = np.array([self._local.start * (count // 4), step, 0, 0], np.uint64)
+        local = self._local(step)
+        counter = np.array([local.start * (count // 4), step, 0, 0], np.uint64)
         generator = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
-        return generator.random_raw(count * len(self._local)).reshape(len(self._local), count)
+        return generator.random_raw(count * len(local)).reshape(len(local), count)
 
     def _text(
-        self, step: int, reverse: np.ndarray, draws: np.ndarray
+        self, here: Segments, reverse: np.ndarray, draws: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """tokens, segment [rows, row_len] uint8 and the id of the sequence of each row's first
         token [rows] uint32.
         """
-        epoch, number = divmod(step, self.steps_per_epoch)
-        stream, shift = self._stream(epoch)
+        stream, shift = self._stream(here.epoch)
         reuse, length = self.reuse_len, self.row_len - FUNCTIONAL
         after = length - reuse  # tokens of A and B
         tokens = np.empty((len(reverse), self.row_len), np.uint8)
         segment, sequence = np.zeros_like(tokens), np.empty(len(reverse), np.uint32)
-        for place, lane in enumerate(self._local):
-            begin = shift + lane * self.lane_len + number * reuse + len(stream)
+        lanes = zip(here.lane.tolist(), here.number.tolist(), strict=True)
+        for place, (lane, number) in enumerate(lanes):
+            begin = shift + lane * here.lane_len + number * reuse + len(stream)
             if reverse[place]:
-                begin = shift + (lane + 1) * self.lane_len - number * reuse - length + len(stream)
+                begin = shift + (lane + 1) * here.lane_len - number * reuse - length + len(stream)
             text = stream.read(begin, begin + length)
             sequence[place] = stream.sequence_at(begin + length - 1 if reverse[place] else begin)
             text = text[::-1] if reverse[place] else text

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+from phenomjax.data.batches import Batches
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading.reader import amplification
 from phenomjax.system.errors import UserError
@@ -17,7 +18,7 @@ class Asked(Protocol):
 
     banks: list[ImageBank]
     channels: tuple[str, ...]
-    global_batch_size: int
+    batches: Batches
     crop_size: int
     crops_per_image: int
     on_bad_image: str
@@ -25,7 +26,6 @@ class Asked(Protocol):
 
 def check(loader: Asked, weights: Sequence[float], process_count: int) -> None:
     """Raises UserError where banks and settings of a loader do not fit each other."""
-    size = loader.global_batch_size
     if not loader.banks:
         raise UserError(
             "There is no bank to read: data.banks is empty. Make one with `python -m"
@@ -39,10 +39,11 @@ def check(loader: Asked, weights: Sequence[float], process_count: int) -> None:
             "a multiple of it, or change data.crops_per_image",
         ),
     ):
-        if divisor < 1 or size < 1 or size % divisor:
-            raise UserError(
-                f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}."
-            )
+        for _, size in loader.batches.stages:
+            if divisor < 1 or size < 1 or size % divisor:
+                raise UserError(
+                    f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}."
+                )
     if weights and (len(weights) != len(loader.banks) or min(weights) <= 0):
         raise UserError(
             f"data.weights={tuple(weights)} does not fit the {len(loader.banks)} banks: give one"

@@ -127,7 +127,8 @@ class LabelledLoader(ImageLoader):
         self._starts = [0, *itertools.accumulate(map(len, flat))]
         sizes = [[len(pool) for pool in one] for one in others]
         sizes_of_controls = [[len(pool) for pool in one] for one in controls]
-        settings: dict[str, int] = {"seed": self.seed, "parts": parts, "images_per_part": per_part}
+        seed = self.batches.seed(self.seed)
+        settings: dict[str, int] = {"seed": seed, "parts": parts, "images_per_part": per_part}
         settings["controls_per_part"] = controls_per_part
         if not training:
             self._check_composed(others, controls)
@@ -147,7 +148,7 @@ class LabelledLoader(ImageLoader):
         # in the order in which they come here, whatever else is in the banks
         _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
         codes = np.argsort(np.argsort(first))[codes]
-        shuffled = permutation(len(own), self.seed, 0)
+        shuffled = permutation(len(own), self.batches.seed(self.seed), 0)
         shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
         return np.split(own[shuffled], np.flatnonzero(np.diff(codes[shuffled])) + 1)
 
@@ -198,13 +199,14 @@ class LabelledLoader(ImageLoader):
 
     def _fill(self, arrays: dict[str, np.ndarray], step: int, start: int, stop: int) -> None:
         super()._fill(arrays, step, start, stop)
-        mine = slice(start - self._first_row, stop - self._first_row)
+        first = self._local(step).start
+        mine = slice(start - first, stop - first)
         images = arrays["image"][mine]
         arrays["cell_type"][mine] = self.labels.cell_type[images]
         arrays["control"][mine] = self.labels.control[images]
         label = self.labels.label[images]
         if isinstance(self._order, EachOnce) and self._ids is not None:
-            order, (group, batch) = self._order, self._order.batch(step)
+            order, (group, batch) = self._order, self._place(step)
             places = [row // self.crops_per_image for row in range(start, stop)]
             counts = [order.counts(group, batch, place) for place in places]
             meant = self._ids[[order.image(group, batch, place) for place in places]]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phenomjax.data.batches import Batches
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading import fitness
 from phenomjax.data.images.loading.order import BatchOrder, Order, crop_draws
@@ -74,6 +75,7 @@ class ImageLoader:
       rotate: turn rows by 0, 90, 180 or 270 degrees.
       seed: of the order and of all draws.
       global_batch_size: rows of a batch over all processes.
+      stages: (position, rows) from which on batches have other rows; () = they never do.
       process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
         count).
       threads: that decode; 0 = as many as cores.
@@ -99,6 +101,7 @@ class ImageLoader:
         *,
         channels: Sequence[str],
         global_batch_size: int,
+        stages: Sequence[tuple[int, int]] = (),
         weights: Sequence[float] = (),
         split: str = "train",
         split_by: str = "plate",
@@ -133,9 +136,9 @@ class ImageLoader:
         )
         self.on_bad_image, self.max_bad_images = on_bad_image, max_bad_images
         self.threads = threads or core_count()
+        self.batches = Batches(stages or [(0, global_batch_size)])
+        self._process = process_index, process_count
         fitness.check(self, weights, process_count)
-        self._local_rows = global_batch_size // process_count
-        self._first_row = process_index * self._local_rows
         self._rows = list(rows) or split_rows(
             self.banks,
             split,
@@ -218,7 +221,7 @@ class ImageLoader:
           (number of the image, its row in its bank, [(y, x, draw for the orientation), one a row of
           the batch]).
         """
-        group, batch = self._order.batch(step)
+        group, batch = self._place(step)
         draws = crop_draws(self.seed, step, start, stop)
         for place, rows in itertools.groupby(
             range(start, stop), key=lambda row: row // self.crops_per_image
@@ -264,12 +267,22 @@ class ImageLoader:
             f" of {mib:.1f} MiB."
         )
 
+    def _local(self, step: int) -> range:
+        """The rows of a step that this process reads."""
+        return self.batches.block(step, *self._process)
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """(group, number of this batch within its group) of a step."""
+        return self._order.batch(step - self.batches.begin)
+
     def _make_order(self, weights: Sequence[float]) -> Order:
+        per_image, begin = self.crops_per_image, self.batches.begin
         return BatchOrder(
             [[len(self._rows[bank]) for bank in group.banks] for group in self.groups],
             [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
-            seed=self.seed,
-            images_per_batch=self.global_batch_size // self.crops_per_image,
+            seed=self.batches.seed(self.seed),
+            images_per_batch=self.global_batch_size // per_image,
+            stages=[(at - begin, rows // per_image) for at, rows in self.batches.stages],
         )
 
     def _locate(self, number: int, attempt: int) -> tuple[int, int]:
@@ -305,7 +318,7 @@ class ImageLoader:
 
     def _buffer_bytes(self) -> int:
         pixels = max(len(group.channels) * group.dtype.itemsize for group in self.groups)
-        return self._local_rows * self.crop_size**2 * pixels
+        return self.batches.most // self._process[1] * self.crop_size**2 * pixels
 
     def _reader(self, bank: int) -> CropReader:
         reader = self._readers.get(bank)
@@ -317,8 +330,9 @@ class ImageLoader:
         """The arrays of a step, pixels in `buffer`, and the tasks that fill pixels and image, each
         for a few rows.
         """
-        group = self.groups[self._order.batch(step)[0]]
-        spec, first, count = self._spec(group, self._local_rows), self._first_row, self._local_rows
+        group, local = self.groups[self._place(step)[0]], self._local(step)
+        first, count = local.start, len(local)
+        spec = self._spec(group, count)
         shape, dtype = spec["pixels"]
         ids = np.array([self.channels.index(name) for name in group.channels], np.int32)
         arrays = {
@@ -339,7 +353,7 @@ class ImageLoader:
         """Decodes the rows `start` to `stop` (counted in the global batch) into this process's
         arrays.
         """
-        row, pixels, image = start - self._first_row, arrays["pixels"], arrays["image"]
+        row, pixels, image = start - self._local(step).start, arrays["pixels"], arrays["image"]
         # All requests first: between two crops, Grain's code would not be in the cache and cost 3 x
         # as much.
         for number, _, crops in list(self.requests(step, start, stop)):

@@ -7,6 +7,7 @@ counter is (row, step).
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class BatchOrder:
       weights: for each group, the share of each of its banks; None = every image equally often.
       seed: of the run.
       images_per_batch: different images in one global batch.
+      stages: (step, images per batch) from which on batches have others; () = they never do.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class BatchOrder:
         *,
         seed: int,
         images_per_batch: int,
+        stages: Sequence[tuple[int, int]] = (),
     ):
         # here and below, because importing it imports jax, and phenomjax.data must not
         import grain
 
-        self.images_per_batch, self._images, start = images_per_batch, [], 0
+        self._images, start = [], 0
         for group, group_sizes in enumerate(sizes):
             ranges, group_start = [], start
             for size in group_sizes:
@@ -75,6 +78,21 @@ class BatchOrder:
             for g in range(len(sizes))
         ]
         self._batches = batches[0] if len(batches) == 1 else _mixed(batches, shares)
+        # of each group, for each stage: its first batch, the images before, the images of a batch
+        self._stages: list[list[tuple[int, int, int]]] = []
+        for group in range(len(sizes)):
+            number, images, each, own = 0, 0, images_per_batch, []
+            for step, other in stages or [(0, images_per_batch)]:
+                before, number = number, self._number_at(step, group)
+                images, each = images + (number - before) * each, other
+                own.append((number, images, each))
+            self._stages.append(own)
+
+    def _number_at(self, step: int, group: int) -> int:
+        """How many batches of a group come before a step."""
+        return step and next(
+            number for of, number in map(self.batch, itertools.count(step)) if of == group
+        )
 
     def batch(self, step: int) -> tuple[int, int]:
         """(group, number of this batch within its group) of a step."""
@@ -84,7 +102,9 @@ class BatchOrder:
         """The image at `place` (0 to images_per_batch - 1) of a group's batch, counted over all
         groups.
         """
-        return self._images[group][batch * self.images_per_batch + place]
+        stages = self._stages[group]
+        number, images, each = next(stage for stage in reversed(stages) if stage[0] <= batch)
+        return self._images[group][images + (batch - number) * each + place]
 
 
 def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
