@@ -31,6 +31,7 @@ from phenomjax.training.divergence import Diverged, Readings, RollBacks
 from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
 from phenomjax.training.feed import DeviceFeed, check_same_data
 from phenomjax.training.metrics import Window
+from phenomjax.training.profile import Profile
 from phenomjax.training.rates import Lap, Rates
 from phenomjax.training.stopping import EarlyStop
 from phenomjax.training.writers.opening import open_writers
@@ -149,7 +150,8 @@ class Trainer:
         writers = open_writers(run, start if resumed else None, redo)
         first, count = self.roll_backs.data_step(start), c.num_steps - start
         feed = DeviceFeed(self.loader, first, count, run.rows)
-        with closing(writers) as self.writers, closing(feed):
+        profile = Profile(run, start)
+        with closing(writers) as self.writers, closing(feed), closing(profile):
             self.saved_at, rates = time.monotonic(), Rates(run.goodput)
             run.goodput.begin(start)
             self.phase.beat(start)
@@ -160,6 +162,7 @@ class Trainer:
                 self.save(step, state, readings.window, scores, redo)
             stop = bool(redo) or (0 < c.stop_at_step <= step < c.num_steps and not enough)
             while step < c.num_steps and not stop and not enough:
+                profile.next(step, state)
                 with self.phase("data"):
                     position, batch, ids = next(feed)
                 program = self.programs.get(state, batch)

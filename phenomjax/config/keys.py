@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.config import objectives, ranges, schedules
 from phenomjax.config.checks import divides_batch, flatten
-from phenomjax.config.ranges import Section, choice, flag, number, text, whole
+from phenomjax.config.ranges import Section, choice, flag, number, several, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
 
 OPTIMISERS = ("lion", "adamw", "adam", "lamb", "adagrad")
@@ -101,6 +101,14 @@ def _mesh_and_log(c: Section) -> None:
     # each process writes the ids of its rows to logs/samples_*.jsonl: what was read at which
     # step
     c.log.sample_ids = flag(False)
+
+    # a trace of some steps in WORKDIR/profile, and a table of where their time went
+    c.profile = Section()
+    # the first of them, from 1 on; 0 = never
+    c.profile.start_step = whole(0, least=0, zero="never")
+    c.profile.num_steps = whole(3, least=1, where=("start_step", ()))
+    # the processes that record; () = all
+    c.profile.processes = several(int, (0,), least=0, where=("start_step", ()))
 
 
 def _measures(c: Section) -> None:
@@ -251,8 +259,21 @@ def finalize(config: ConfigDict) -> ConfigDict:
             " nothing is measured that could be judged by it. Set --config.eval.every_steps, e.g."
             f" to {c.checkpoint.every_steps}, or --config.scaling.forecast=''."
         )
+    _check_profile(c)
     own.check(c)
     return c.lock()
+
+
+def _check_profile(c: ConfigDict) -> None:
+    """Checks that the steps that are profiled are steps of the run."""
+    first, count = c.profile.start_step, c.profile.num_steps
+    fits = min(count, c.num_steps)
+    if first and first + count - 1 > c.num_steps:
+        raise UserError(
+            f"config.profile asks for steps {first} to {first + count - 1}, but config.num_steps"
+            f" is {c.num_steps}: the run has none beyond. Set --config.profile.start_step="
+            f"{c.num_steps - fits + 1} --config.profile.num_steps={fits}."
+        )
 
 
 def _check_measures(c: ConfigDict, validated: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ CHANGEABLE = (
     "stop_at_step",
     "mesh",
     "log",
+    "profile",
     "eval",
     "figures",
     "probes",

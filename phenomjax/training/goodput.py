@@ -15,7 +15,7 @@ from typing import TypedDict
 from phenomjax.system import files
 
 FILE = "goodput.json"
-CATEGORIES = ("start-up", "compilation", "data", "evaluation", "checkpoints", "step")
+CATEGORIES = ("start-up", "compilation", "data", "evaluation", "checkpoints", "profile", "step")
 
 
 class Start(TypedDict, total=False):

@@ -1,10 +1,13 @@
-"""What the training thread does now, told at once to the goodput, the watchdog and the other
-processes.
+"""What the training thread does now, told at once to the goodput, the watchdog, the other processes
+and the profiler.
 """
 
 import contextlib
 from collections.abc import Iterator
 
+from jax.profiler import TraceAnnotation
+
+from phenomjax.training import trace
 from phenomjax.training.goodput import Goodput
 from phenomjax.training.watchdog import Watchdog
 
@@ -15,6 +18,7 @@ COUNTS_AS = {
     "evaluation": "evaluation",
     "saving": "checkpoints",
     "writing a checkpoint": "checkpoints",
+    "profile": "profile",
 }
 
 
@@ -41,6 +45,7 @@ class Phases:
             if name in COUNTS_AS:
                 stack.enter_context(self._goodput.spent(COUNTS_AS[name]))
             stack.enter_context(self._watchdog.during(name, slow))
+            stack.enter_context(TraceAnnotation(trace.PHASE + name))
             yield
 
     def beat(self, step: int) -> None:

@@ -37,7 +37,7 @@ class Lap:
 
     Attributes:
       steps: how many.
-      seconds: that they took, without compilation.
+      seconds: that they took, without compilation and profiles.
       waited: seconds of these in which the next batch was not there.
       flops: model FLOPs of these steps.
     """
@@ -68,7 +68,8 @@ class Lap:
 
 
 class Rates:
-    """Counts steps; log lines, evaluations and checkpoints do not count, nor does compilation.
+    """Counts steps; log lines, evaluations and checkpoints do not count, nor do compilation and
+    profiles.
 
     Args:
       goodput: knows what was spent on data and compilation.
@@ -90,5 +91,5 @@ class Rates:
     def lap(self) -> Lap:
         """What was counted so far."""
         spent = {name: s - self._before[name] for name, s in self._goodput.seconds.items()}
-        seconds = time.perf_counter() - self._since - spent["compilation"]
+        seconds = time.perf_counter() - self._since - spent["compilation"] - spent["profile"]
         return Lap(self._steps, max(seconds, 1e-9), spent["data"], self._flops)
