@@ -9,13 +9,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from phenomjax import optim, sharding, tasks
 from phenomjax import state as state_lib
-from phenomjax.checkpoints import checkpointer, loading
+from phenomjax.checkpoints import checkpointer, init_from
 from phenomjax.checkpoints.workdir import CHECKPOINTS, open_workdir, workdir_error
 from phenomjax.cluster import messages, ownership
 from phenomjax.cluster.start import use_compilation_cache
@@ -126,17 +125,9 @@ class Trainer:
         key = jax.device_put(jax.random.key(self.config.seed), self.context.everywhere)
         state = jax.jit(self.init, out_shardings=self.shards)(key)
         if self.config.init_from:
-            wanted = self.abstract.params, state_lib.shared(self.abstract.carry)
             parts = getattr(self.task, "begins_with", ())
-            params, shared = loading.load_params(
-                self.config.init_from, *wanted, parts, self.config.model
-            )
-            params = {**state.params, **params}
-            # The average must be a copy of its own: the step donates both.
-            ema = jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else ()
-            carry = state_lib.with_shared(state.carry, shared)
-            state = state.replace(params=params, ema=ema, carry=carry)
-        # what is due before the first step is as good as not yet done
+            state, told = init_from.begun(state, self.abstract, parts, self.config)
+            init_from.write(told, self.context.workdir)
         return state, {"window": None, "redo": ["val", "probe"] * self.config.eval.at_start}
 
     def loop(self, state: TrainState, memory: Mapping[str, Any]) -> int:

@@ -43,6 +43,12 @@ def declare(task: str) -> Section:
     c.global_batch_size = whole(64, least=1)
     # workdir or checkpoint folder whose parameters start this run ("" = random)
     c.init_from = text("")
+    # what channels, cell types and tokens begin with that its run did not know: the "mean" of those
+    # that it knew, or "fresh" values
+    c.init_new = choice("mean", ("mean", "fresh"))
+    # patterns (regular expressions of whole names, "head/.*") of parameters that begin anew all
+    # the same
+    c.init_fresh = several()
 
     _optimizer(c)
     _mesh_and_log(c)

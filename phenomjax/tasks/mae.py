@@ -39,6 +39,8 @@ class MaskedAutoencoder(ImageObjective):
     """
 
     training_only = ("decoder",)
+    # what other decoders, and a run of another task, can begin with
+    begins_with = ("encoder", "norm")
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)

@@ -28,8 +28,9 @@ class Task(Protocol):
 
     Attributes:
       next_command: what a user would run next on a finished run; {workdir} stands for its folder.
-      begins_with: where a task has it, parts (first level) of the parameters that `init_from` may
-        take of a run of another task, or with another head; else it takes all or none.
+      begins_with: where a task has it, parts (first level) of the parameters that stand for
+        themselves: `init_from` takes them of a run of another task too, and where others do not
+        fit they begin anew. Without it a run takes all or none.
     """
 
     @property

@@ -19,7 +19,7 @@ import pytest
 
 from phenomjax import config
 from phenomjax.checkpoints import checkpointer as checkpoints_checkpointer
-from phenomjax.checkpoints import loading, recovery, seal, workdir
+from phenomjax.checkpoints import init_from, loading, recovery, seal, workdir
 from phenomjax.config import stored
 from phenomjax.state import TrainState
 from phenomjax.system.errors import UserError
@@ -289,11 +289,13 @@ def test_run_of_an_older_version(copy):
 
 def test_inference_refuses_a_damaged_checkpoint(copy):
     assert loading.load(copy)[2] == 8
+    c = make_config()
+    c.init_from, state = str(copy), make_state(8)
     big = max(all_files(copy / "checkpoints" / "8" / "params"), key=lambda p: p.stat().st_size)
     flip(big, 99)
     for use in (
         lambda: loading.load(copy),
-        lambda: loading.load_params(copy, abstract_of(make_state(8).params)),
+        lambda: init_from.begun(state, abstract_of(state), (), c),
     ):
         with pytest.raises(
             UserError,

@@ -4,7 +4,6 @@ and back by the command; weights of ImageNet for other channels.
 
 import logging
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +17,9 @@ from phenomjax.convert import densenet as layout
 from phenomjax.models import classifier, vit
 from phenomjax.models.batch_norm import RUNNING, Statistics
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.perturbation import Perturbation
 from phenomjax.trained import opening
 from tests.lab import reference_torchvision
+from tests.lab.beginning import begin
 from tests.lab.doors import run_as_door
 
 SMALL = {"block_config": (2, 3), "growth_rate": 4, "num_init_features": 8, "num_classes": 5}
@@ -187,30 +186,31 @@ def test_a_run_of_other_classes_begins_with_them(tmp_path, caplog):
     _, stored, _ = loading.load(run)
     caplog.set_level(logging.INFO)
 
-    def begin(**changes):
-        task = Perturbation(make_config(**{"model__classes": ("x", "y")} | changes))
-        pixels = np.zeros((2, 32, 32, len(task.config.model.channels)), np.uint8)
-        init = jax.eval_shape(task.init, jax.random.key(0), {"pixels": pixels})
-        abstract = nn.unbox((init, task.carry(2).value))
-        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        on_one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)  # noqa: E731
-        wanted = jax.tree.map(on_one, abstract)
-        return loading.load_params(run, *wanted, task.begins_with, task.config.model)
+    def of(**changes):
+        config = make_config(**{"model__classes": ("x", "y")} | changes)
+        config.init_from = str(run)
+        return config
 
-    params, shared = begin()
-    assert params.keys() == {"backbone"} and "random: head, neck; not taken: head" in caplog.text
+    params, _, report = begin(run, of())
+    assert {row["name"].split("/")[0] for row in report["arrays"] if row["how"] == "taken"} == {
+        "backbone",
+        RUNNING,
+    }
+    assert "fresh      head" in caplog.text and "fresh      neck" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], stored["backbone"])
     running = stored[RUNNING]["backbone"]
-    jax.tree.map(np.testing.assert_array_equal, shared[RUNNING]["backbone"], running)
-    assert "weights go by place" not in caplog.text
-    begin(model__channels=("ER", "DNA", "Actin"))
-    assert "has the channels DNA, ER, Actin, and this run has ER, DNA, Actin" in caplog.text
-    with pytest.raises(UserError, match=r"backbone/conv0/kernel: .* --channels NAMES"):
-        begin(model__channels=("DNA", "ER"))
-    theirs = tuple(loading.load(run)[0].model.classes)
-    assert begin(model__classes=theirs, model__neck_dim=0)[0].keys() == {"backbone", "head"}
-    others = begin(model__classes=theirs[::-1], model__neck_dim=0)  # a head says others of them
-    assert others[0].keys() == {"backbone"}
+    jax.tree.map(np.testing.assert_array_equal, params[RUNNING]["backbone"], running)
+    turned, _, _ = begin(run, of(model__channels=("ER", "DNA", "Actin")))
+    mine, theirs = (x["backbone"]["conv0"]["kernel"] for x in (turned, stored))
+    np.testing.assert_array_equal(mine, theirs[:, :, [1, 0, 2]])
+    two, _, _ = begin(run, of(model__channels=("Actin", "RNA")))
+    mine = two["backbone"]["conv0"]["kernel"]
+    np.testing.assert_array_equal(mine[:, :, 0], theirs[:, :, 2])
+    np.testing.assert_allclose(mine[:, :, 1], theirs.mean(2), rtol=1e-5, atol=1e-7)
+    classes = tuple(loading.load(run)[0].model.classes)
+    params, _, _ = begin(run, of(model__classes=classes[::-1], model__neck_dim=0))
+    mine, theirs = (x["head"]["classifier"]["bias"] for x in (params, stored))
+    np.testing.assert_array_equal(mine, theirs[::-1])
 
 
 CASES = {

@@ -15,6 +15,7 @@ from phenomjax.checkpoints import loading
 from phenomjax.models import parametrisation
 from phenomjax.system.errors import UserError
 from tests.lab import tiny_language_models
+from tests.lab.beginning import begin
 
 BASE = 32  # width
 
@@ -272,12 +273,11 @@ def test_parameters_of_a_wider_model_start_no_other_one(tmp_path):
     folder = tiny_language_models.write(tmp_path / "run", "causal_lm", **how)
     other = tiny_language_models.make_config("causal_lm")
     with pytest.raises(UserError, match="the logits of the same parameters") as caught:
-        loading.load_params(folder, {}, model=other.model)
+        begin(folder, other)
     offered = re.findall(r"--config\.([\w.]+)=(\w+)", str(caught.value))
     other.update_from_flattened_dict(
         {key: int(value) if value.isdigit() else value for key, value in offered}
     )
     assert parametrisation.scales(other.model) == 0.25
-    _, params, _ = loading.load(folder)
-    abstract = jax.tree.map(jnp.asarray, params)
-    loading.load_params(folder, abstract, model=other.model)
+    params, _, _ = begin(folder, other)
+    jax.tree.map(np.testing.assert_array_equal, params, loading.load(folder)[1])

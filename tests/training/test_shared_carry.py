@@ -123,7 +123,8 @@ def test_init_from_takes_the_parts_that_a_task_begins_with(alone, tmp_path, capl
     config = made(OtherHead, init_from=str(alone), optimizer__learning_rate=0.0)
     with caplog.at_level("INFO", "phenomjax"):
         assert train.run(config, tmp_path / "other") == 0
-    assert "in 2 arrays loaded" in caplog.text and "; random: head" in caplog.text
+    assert "in 3 arrays loaded" in caplog.text
+    assert "fresh      head/bias (the run has none)" in caplog.text
     mine, theirs = (loading.load(path)[1] for path in (tmp_path / "other", alone))
     equal(mine["dense"], theirs["dense"])
     np.testing.assert_array_equal(mine["batch_stats"]["head"]["mean"], np.full(3, 7.0))
