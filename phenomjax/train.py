@@ -128,6 +128,7 @@ class Trainer:
             parts = getattr(self.task, "begins_with", ())
             state, told = init_from.begun(state, self.abstract, parts, self.config)
             init_from.write(told, self.context.workdir)
+        # what is due before the first step is as good as not yet done
         return state, {"window": None, "redo": ["val", "probe"] * self.config.eval.at_start}
 
     def loop(self, state: TrainState, memory: Mapping[str, Any]) -> int:

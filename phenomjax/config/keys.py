@@ -48,7 +48,7 @@ def declare(task: str) -> Section:
     c.init_new = choice("mean", ("mean", "fresh"))
     # patterns (regular expressions of whole names, "head/.*") of parameters that begin anew all
     # the same
-    c.init_fresh = several()
+    c.init_fresh = several(str)
 
     _optimizer(c)
     _mesh_and_log(c)
