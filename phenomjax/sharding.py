@@ -70,14 +70,19 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f" --config.mesh.{'replica' if c.preset == 'hsdp' else 'model'} that divides {count}."
         )
     parts = config.optimizer.accumulate_steps
-    micro = config.global_batch_size // parts
     shards = replica * data
-    if micro % shards:
+    if (micro := config.global_batch_size // parts) % shards:
         raise UserError(
             f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps"
             f" {parts} = {micro} crops do not divide over the {shards} devices that share the rows."
             f" Use a multiple of {shards * parts}, e.g."
             f" --config.global_batch_size={-(-micro // shards) * shards * parts}."
+        )
+    if uneven := [rows for _, rows in config.batch_ramp if rows % (shards * parts)]:
+        raise UserError(
+            f"config.batch_ramp has batches of {uneven[0]} rows, which do not divide over the"
+            f" {shards} devices that share the rows, in {parts} micro-batches. Use multiples of"
+            f" {shards * parts}."
         )
     if (rows := config.eval.batch_size) % shards:
         raise UserError(

@@ -1,5 +1,6 @@
 """What a step changes: parameters, their moving average, optimiser state, carry and its number."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,6 +68,17 @@ def with_shared(carry: Carry, held: Mapping[str, Any]) -> Carry:
         return Shared({name: {**tree, **held.get(name, {})} for name, tree in x.value.items()})
 
     return jax.tree.map(fill, carry, is_leaf=_is_shared)
+
+
+def with_rows(state: TrainState, rows: int, task: Task, mesh: Mesh) -> TrainState:
+    """A state whose carry belongs to so many rows: where it had others, the rows begin anew."""
+    old, held = divide(state.carry)
+    if all(x.shape[0] == rows for x in jax.tree.leaves(old)):
+        return state
+    begin = functools.partial(task.carry, rows)
+    shards = carry_shardings(jax.eval_shape(begin), mesh)
+    new, _ = divide(jax.jit(begin, out_shardings=shards)())
+    return dataclasses.replace(state, carry=unite(new, held))
 
 
 def carry_shardings(carry: Carry, mesh: Mesh) -> Carry:

@@ -157,6 +157,8 @@ class Trainer:
                 profile.next(step, state)
                 with self.phase("data"):
                     position, batch, ids = next(feed)
+                rows = len(batch[self.loader.item_key])
+                state = state_lib.with_rows(state, rows, self.task, run.mesh)  # they may grow
                 program = self.programs.get(state, batch)
                 state, values = program.step(state, batch, key, np.uint32(position))
                 step += 1
@@ -164,7 +166,7 @@ class Trainer:
                     banner.first_step(step, values)
                 readings.next(step, values, ids)
                 self.phase.beat(step)
-                rates.step(program.flops)
+                rates.step(program.flops, rows)
                 self.checkpoints.check()
                 writers.samples(step, ids)
                 every = self.evaluators.every_steps
@@ -194,8 +196,7 @@ class Trainer:
     def log(self, step: int, means: dict[str, float], lap: Lap) -> None:
         """Says and writes the metrics of the steps since the last time."""
         values = means | {"train/lr": float(self.learning_rate(step - 1))}
-        units_per_step = self.config.global_batch_size * self.loader.units_per_row
-        values |= lap.metrics(self.loader.unit, units_per_step)
+        values |= lap.metrics(self.loader.unit, self.loader.units_per_row)
         if self.roll_backs.done:
             values["train/rollbacks"] = len(self.roll_backs.done)
         if self.loader.bad_items:

@@ -11,6 +11,7 @@ Orbax writes and commits it in threads; then every process hashes its share of t
 not be kept any more. Only a checkpoint with all its digests is ever used.
 """
 
+import dataclasses
 import logging
 import math
 import shutil
@@ -32,6 +33,7 @@ from phenomjax.cluster import messages, ownership
 from phenomjax.config import stored
 from phenomjax.state import TrainState, divide, shared, unite, with_shared
 from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.types import Carry
 
 log = logging.getLogger("phenomjax")
 
@@ -189,7 +191,8 @@ class Checkpointer:
         return self.workdir / CHECKPOINTS / str(step)
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Restores a checkpoint into the shardings of `abstract`, strictly.
+        """Restores a checkpoint into the shardings of `abstract`, strictly; but the carry has the
+        rows that it was saved with, since those of batches may change.
 
         Args:
           step: of `newest_good`.
@@ -201,7 +204,10 @@ class Checkpointer:
         Raises:
           UserError: names, shapes or dtypes differ; lists which.
         """
-        path, wanted = self._path(step), _items(abstract)
+        path = self._path(step)
+        carry = _with_stored_rows(path, abstract.carry)
+        abstract = dataclasses.replace(abstract, carry=carry)
+        wanted = _items(abstract)
         for name, tree in wanted.items():
             check(path / name, tree, f"the {name} of checkpoint {path}")
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
@@ -238,6 +244,24 @@ class Checkpointer:
         if self._error is None:
             self.wait()
             self._orbax.close()
+
+
+def _with_stored_rows(path: Path, carry: Carry) -> Carry:
+    """A carry of shapes, with as many rows as that of a checkpoint."""
+    rows, held = divide(carry)
+    if not jax.tree.leaves(rows):
+        return carry
+    there = ocp.StandardCheckpointer().metadata(path / "rest").item_metadata.tree
+    stored = jax.tree.leaves(there.get("carry", ()))
+    count = {leaf.shape[0] for leaf in stored if leaf.shape}
+    if len(count) != 1:
+        return carry
+
+    def of_stored(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (*count, *leaf.shape[1:])
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+
+    return unite(jax.tree.map(of_stored, rows), held)
 
 
 def _items(state: TrainState) -> dict[str, object]:

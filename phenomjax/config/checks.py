@@ -27,13 +27,13 @@ def at_least_one(config: ConfigDict, key: str) -> None:
 
 
 def divides_batch(config: ConfigDict, key: str) -> None:
-    """Checks that a dotted key divides the batch."""
+    """Checks that a dotted key divides the batch, also where a ramp makes it larger."""
     value = flatten(config)[key]
-    if config.global_batch_size % value:
-        raise UserError(
-            f"config.global_batch_size {config.global_batch_size} is not a multiple of config.{key}"
-            f" {value}."
-        )
+    sizes = [("global_batch_size", config.global_batch_size)]
+    sizes += [("batch_ramp: a batch of", rows) for _, rows in config.batch_ramp]
+    for name, rows in sizes:
+        if rows % value:
+            raise UserError(f"config.{name} {rows} is not a multiple of config.{key} {value}.")
 
 
 def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str) -> None:

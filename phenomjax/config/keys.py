@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from phenomjax.config import objectives, ranges, schedules
+from phenomjax.config import batches, objectives, ranges, schedules
 from phenomjax.config.checks import divides_batch, flatten
 from phenomjax.config.ranges import Section, choice, flag, number, several, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
@@ -39,8 +39,7 @@ def declare(task: str) -> Section:
     c.num_steps = whole(1000, least=1)
     # save and leave with exit code 75 at this step, as if by a signal; 0 = never
     c.stop_at_step = whole(0, least=0, zero="never")
-    # rows (crops, lanes of tokens) a step over all devices and hosts
-    c.global_batch_size = whole(64, least=1)
+    batches.add_keys(c)
     # workdir or checkpoint folder whose parameters start this run ("" = random)
     c.init_from = text("")
     # what channels, cell types and tokens begin with that its run did not know: the "mean" of those
@@ -256,6 +255,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
                 f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
             )
     ranges.check(flatten(c), declare(c.task))
+    batches.check(c)
     divides_batch(c, "optimizer.accumulate_steps")
     schedules.check(c)
     _check_measures(c, ("val/loss", *getattr(own, "VALIDATED", ())))

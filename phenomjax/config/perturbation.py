@@ -197,6 +197,12 @@ def _check_densenet(c: ConfigDict) -> None:
 
 def _check_parts(c: ConfigDict) -> None:
     """Checks that batch norms have their statistics of whole parts, however the step is divided."""
+    if c.batch_ramp:
+        raise UserError(
+            "config.batch_ramp makes batches larger in the middle of a run, and those of the task"
+            " 'perturbation' consist of parts over which batch norms take their statistics. Set"
+            ' --config.batch_ramp="()".'
+        )
     parts, micro, rows = max(c.data.groups, 1), c.optimizer.accumulate_steps, c.global_batch_size
     multiple = parts * (2 if c.model.cutmix else 1)
     if rows % multiple or rows // parts < 2:

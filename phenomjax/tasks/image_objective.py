@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.config import image_data
+from phenomjax.config import batches, image_data
 from phenomjax.data import node_cache, store
 from phenomjax.data.images import archive
 from phenomjax.data.images.bank import ImageBank
@@ -126,6 +126,7 @@ class ImageObjective:
             "rotate": data.rotate,
             "seed": seed,
             "global_batch_size": rows,
+            "stages": batches.stages(self.config) if split == "train" else (),
             "process_index": process_index,
             "process_count": process_count,
             "threads": data.threads,

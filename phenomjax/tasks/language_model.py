@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
+from phenomjax.config import batches
 from phenomjax.data import node_cache
 from phenomjax.data.selections import choose
 from phenomjax.data.sequences import staging
@@ -135,6 +136,7 @@ class LanguageModel:
             ),
             seed=seed,
             global_batch_size=rows,
+            stages=batches.stages(self.config) if split == "train" else (),
             random_offset=data.random_offset,
             process_index=process_index,
             process_count=process_count,

@@ -64,6 +64,8 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
         config.global_batch_size,
         config.global_batch_size // sharding.row_shards(mesh),
     )
+    for step, rows in config.batch_ramp:
+        log.info("from step %d on %d rows a step", step, rows)
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)

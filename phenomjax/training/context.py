@@ -12,6 +12,7 @@ from phenomjax import sharding, tasks
 from phenomjax.cluster import messages
 from phenomjax.cluster import start as cluster_start
 from phenomjax.state import TrainState, shared
+from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Loader, Task
 from phenomjax.training import goodput
@@ -31,7 +32,7 @@ class RunContext:
       began: by `time.monotonic`, when the run began.
       mesh: of all devices of all processes.
       rows, everywhere: shardings of a batch, and of what all processes read.
-      first_row: of a global batch that this process reads.
+      block: number of the block of a global batch's rows that this process reads.
       task: the pretraining objective.
       loader: training data.
       val_loader: held-out data, or None.
@@ -46,7 +47,7 @@ class RunContext:
     mesh: Mesh
     rows: NamedSharding
     everywhere: NamedSharding
-    first_row: int
+    block: int
     task: Task
     loader: Loader
     val_loader: Loader | None
@@ -97,6 +98,12 @@ def make_context(config: ConfigDict, workdir: Path) -> RunContext:
     )
     loader, val_loader = (task.loader(split, index, count) for split in ("train", "val"))
     assert loader is not None  # only "val" may be without data
+    if config.batch_ramp and not hasattr(loader, "batches"):
+        raise UserError(
+            f"config.batch_ramp is {config.batch_ramp}, and the data of config.task"
+            f" '{config.task}' come in batches of one size: its loader knows no `stages` (see"
+            ' phenomjax/data/batches.py). Set --config.batch_ramp="()".'
+        )
     watchdog = Watchdog(config.watchdog.min_seconds, config.watchdog.slow_seconds)
     return RunContext(
         config=config,
@@ -105,7 +112,7 @@ def make_context(config: ConfigDict, workdir: Path) -> RunContext:
         mesh=mesh,
         rows=sharding.batch_sharding(mesh),
         everywhere=sharding.replicated(mesh),
-        first_row=index * config.global_batch_size // count,
+        block=index,
         task=task,
         loader=loader,
         val_loader=val_loader,

@@ -40,22 +40,24 @@ class Lap:
       seconds: that they took, without compilation and profiles.
       waited: seconds of these in which the next batch was not there.
       flops: model FLOPs of these steps.
+      rows: that they read.
     """
 
     steps: int
     seconds: float
     waited: float
     flops: float
+    rows: int
 
-    def metrics(self, unit: str, units_per_step: int) -> dict[str, float]:
+    def metrics(self, unit: str, units_per_row: int) -> dict[str, float]:
         """Rates for the log.
 
         Args:
           unit: what is counted: "images", "residues".
-          units_per_step: how many of these a step takes.
+          units_per_row: how many of these a row has.
         """
         values = {
-            f"perf/{unit}_per_s": self.steps * units_per_step / self.seconds,
+            f"perf/{unit}_per_s": self.rows * units_per_row / self.seconds,
             "perf/data_wait": min(self.waited / self.seconds, 1.0),
         }
         if peak := peak_flops():
@@ -82,14 +84,15 @@ class Rates:
     def restart(self) -> None:
         """The next step is the first to count."""
         self._since, self._before = time.perf_counter(), dict(self._goodput.seconds)
-        self._steps, self._flops = 0, 0.0
+        self._steps, self._flops, self._rows = 0, 0.0, 0
 
-    def step(self, flops: float) -> None:
-        """Counts a step of so many model FLOPs."""
+    def step(self, flops: float, rows: int) -> None:
+        """Counts a step of so many model FLOPs and rows."""
         self._steps, self._flops = self._steps + 1, self._flops + flops
+        self._rows += rows
 
     def lap(self) -> Lap:
         """What was counted so far."""
         spent = {name: s - self._before[name] for name, s in self._goodput.seconds.items()}
         seconds = time.perf_counter() - self._since - spent["compilation"] - spent["profile"]
-        return Lap(self._steps, max(seconds, 1e-9), spent["data"], self._flops)
+        return Lap(self._steps, max(seconds, 1e-9), spent["data"], self._flops, self._rows)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from phenomjax.config import batches
 from phenomjax.system import files
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Loader, Task
@@ -22,7 +23,7 @@ class Size:
       flops_per_step: model FLOPs, the task's own count; where batches are of several kinds, their
         mean.
       unit: what data are counted in: "images", "residues".
-      units_per_step: that a step reads.
+      units_per_step: that a step reads; where batches grow, on average.
       units_per_epoch: of the training split, each once.
       data: {data set: checksum}.
     """
@@ -64,12 +65,13 @@ def size_of(config: ConfigDict, task: Task, loader: Loader, params: Params) -> S
       loader: of its training data.
       params: of the model, or their shapes.
     """
-    units_per_step = config.global_batch_size * loader.units_per_row
+    mean = batches.mean_rows(config) / config.global_batch_size
+    units = config.global_batch_size * loader.units_per_row
     return Size(
         params=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
-        flops_per_step=float(np.mean([task.flops(kind) for kind in specs_of(loader)])),
+        flops_per_step=mean * float(np.mean([task.flops(kind) for kind in specs_of(loader)])),
         unit=loader.unit,
-        units_per_step=units_per_step,
-        units_per_epoch=loader.steps_per_epoch * units_per_step,
+        units_per_step=round(mean * units),
+        units_per_epoch=loader.steps_per_epoch * units,
         data=dict(loader.fingerprints),
     )

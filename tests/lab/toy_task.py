@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from phenomjax.config import batches
 from phenomjax.config.mae import add_sections, check
+from phenomjax.data.batches import Batches
 from phenomjax.tasks import pictures
 
 __all__ = ["ToyTask", "add_sections", "check"]  # keys are those of a masked autoencoder
@@ -41,8 +43,8 @@ class ToyLoader:
 
     def __init__(self, config, split, process_index, process_count):
         self.size, self.seed, self.split = config.global_batch_size, config.seed, split
-        block = self.size // process_count
-        self.block = slice(process_index * block, (process_index + 1) * block)
+        stages = batches.stages(config) if split == "train" else [(0, self.size)]
+        self.batches, self.process = Batches(stages), (process_index, process_count)
         self.fingerprints = {"toy": "1"}
         self.specs = [
             {
@@ -53,18 +55,19 @@ class ToyLoader:
         ]
 
     def batch(self, step):
+        size, block = self.batches.rows(step), self.batches.block(step, *self.process)
         x = (
             np.random.default_rng([self.seed, step, self.split == "val"])
-            .normal(size=(self.size, WIDTH))
+            .normal(size=(size, WIDTH))
             .astype(np.float32)
         )
         if self.split == "train" and step in self.bad_steps:
             x[0, 0] = np.nan
-        rows = np.arange(self.size, dtype=np.int32)
+        rows = np.array(block, np.int32)
         return {
-            "pixels": x[self.block],
-            "row": rows[self.block],
-            "image": rows[self.block] + 1000 * step,
+            "pixels": x[block.start : block.stop],
+            "row": rows,
+            "image": rows + 1000 * step,
         }
 
     @contextlib.contextmanager

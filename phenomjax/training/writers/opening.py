@@ -40,11 +40,11 @@ class Writers:
     Args:
       writers: where metrics and figures go; none but in process 0.
       samples: where this process records the items of every step, or None.
-      first_row: of the global batch that this process reads.
+      block: number of the block of a global batch's rows that this process reads.
     """
 
-    def __init__(self, writers: Sequence[Writer], samples: Path | None, first_row: int):
-        self.writers, self._first_row = writers, first_row
+    def __init__(self, writers: Sequence[Writer], samples: Path | None, block: int):
+        self.writers, self._block = writers, block
         self._samples = samples.open("a") if samples else None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -69,7 +69,7 @@ class Writers:
     def samples(self, step: int, ids: ItemIds) -> None:
         """Records the items of this process's rows of a step, if that is asked for."""
         if self._samples:
-            line = {"step": step, "first_row": self._first_row, "ids": ids.tolist()}
+            line = {"step": step, "first_row": self._block * len(ids), "ids": ids.tolist()}
             self._samples.write(json.dumps(line) + "\n")
 
     def flush(self) -> None:
@@ -102,7 +102,7 @@ def open_writers(run: RunContext, resume_step: int | None, redo: Collection[str]
     return Writers(
         main_writers(run.workdir, run.config, resume_step, redo) if main else [],
         samples if run.config.log.sample_ids else None,
-        run.first_row,
+        run.block,
     )
 
 
