@@ -11,6 +11,7 @@ import importlib.util
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -93,8 +94,21 @@ def batch_spec(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 @contextlib.contextmanager
 def _as_on(platform: str) -> Iterator[None]:
-    """Lets the models choose what they would on a platform."""
-    with mock.patch.object(jax, "default_backend", lambda: platform):
+    """Lets the models, and JAX's flash attention, choose what they would on a platform; a GPU is an
+    H100.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as flash
+
+    client = SimpleNamespace(platform_version="cuda 13")
+    h100 = SimpleNamespace(client=client, compute_capability="9.0", device_kind="H100")
+    with contextlib.ExitStack() as patched:
+        put = lambda *what: patched.enter_context(mock.patch.object(*what))  # noqa: E731
+        put(jax, "default_backend", lambda: platform)
+        if platform == "gpu":
+            put(jax, "local_devices", lambda: [h100])
+            put(flash, "check_cudnn_version", lambda: 91200)
+            put(flash, "check_compute_capability", lambda least: float(least) <= 9.0)
+            put(flash, "is_cuda_compute_capability_equal", lambda other: other == "9.0")
         yield
 
 
@@ -128,12 +142,17 @@ def on_mesh(
         yield task, tx, mesh, batch, abstract, shards
 
 
-def lower(config: ConfigDict, found: list[Any], platform: str = "gpu") -> tuple[Any, Any]:
-    """(jax.stages.Lowered, abstract TrainState) of the train step; arguments as `on_mesh`."""
+def lower(
+    config: ConfigDict, found: list[Any], platform: str = "gpu", language: str = ""
+) -> tuple[Any, Any]:
+    """(jax.stages.Lowered, abstract TrainState) of the train step; arguments as `on_mesh`, and
+    `language` = "cuda" for the operations of a GPU where `found` are CPUs, which cannot compile it.
+    """
     with on_mesh(config, found, platform) as (task, tx, mesh, batch, abstract, shards):
         key = jax.eval_shape(lambda: jax.random.key(0))
         step = jit_step(task, tx, config, mesh, shards)
-        return step.lower(abstract, batch, key, jax.ShapeDtypeStruct((), np.uint32)), abstract
+        traced = step.trace(abstract, batch, key, jax.ShapeDtypeStruct((), np.uint32))
+        return traced.lower(lowering_platforms=(language,) if language else None), abstract
 
 
 def partitioned(lowered: Any) -> Program:

@@ -60,6 +60,14 @@ def check(c: ConfigDict) -> None:
             " config.model.mem_len is 0: nothing would be seen. Set --config.model.mem_len, or"
             " --config.model.same_length=none."
         )
+    if m.attention == "cudnn":
+        for key, length in (("data.segment_len", c.data.segment_len), ("model.mem_len", m.mem_len)):
+            if length % 2:
+                raise UserError(
+                    f"config.{key} is {length}, and config.model.attention 'cudnn' takes no odd"
+                    f" lengths in training. Set --config.{key}={length + 1}, or"
+                    " --config.model.attention=auto."
+                )
     check_even(c)
     parametrisation.check(c, "num_layers", m.norm)
     rising = list(m.cutoffs) == sorted(set(m.cutoffs))

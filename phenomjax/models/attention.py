@@ -38,10 +38,8 @@ def attention(query: Queries, key: Keys, value: Keys, implementation: str = "aut
       UserError: the implementation is unknown, or "cudnn" was asked for and cannot run here.
     """
     chosen, reason = choose_attention(implementation, query.dtype, query.shape[-1])
-    line = f"attention: {chosen} ({reason})"
-    if line not in _logged:
-        _logged.add(line)
-        log.info(line)
+    slow = jax.default_backend() == "gpu" and chosen != "cudnn"
+    say("attention", chosen, reason, logging.WARNING if slow else logging.INFO)
     if chosen == "products":
         return matmul_attention(query, key, value)
     if chosen == "matmul":
@@ -50,7 +48,48 @@ def attention(query: Queries, key: Keys, value: Keys, implementation: str = "aut
         return (
             looped_attention(query, key, value) if looped else matmul_attention(query, key, value)
         )
+    if chosen == "cudnn":
+        return flash_attention(query, key, value)
     return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
+
+
+def flash_attention(
+    query: Queries, key: Keys, value: Keys, implementation: str = "cudnn"
+) -> Queries:
+    """cuDNN's flash attention.
+
+    JAX (0.10) refuses the gradient of an odd number of tokens, such as 256 patches and a class
+    token: it counts the empty bias that it hands to cuDNN as one. So there is one token more, which
+    nobody sees, until this is mended there.
+    """
+    queries, keys = query.shape[1], key.shape[1]
+    if queries % 2 == keys % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    # Read off the rows, and not a constant, so that vmap and the partitioner divide the lengths as
+    # they divide the rows.
+    lengths = [x.shape[1] - jnp.isnan(x[:, 0, 0, 0]).astype(jnp.int32) for x in (query, key)]
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    y = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        query_seq_lengths=lengths[0],
+        key_value_seq_lengths=lengths[1],
+        implementation=implementation,
+    )
+    return y[:, :queries]
+
+
+def say(what: str, chosen: str, reason: str, level: int = logging.INFO) -> None:
+    """Logs once which implementation attention takes, and why: among a run's first lines, since a
+    fall-back costs a third of the speed of a GPU and nothing else tells it.
+    """
+    line = f"{what}: {chosen} ({reason})"
+    if line not in _logged:
+        _logged.add(line)
+        log.log(level, line)
 
 
 def choose_attention(implementation: str, dtype: DTypeLike, head_dim: int) -> tuple[str, str]:

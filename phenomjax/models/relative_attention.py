@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from phenomjax.models import layers
-from phenomjax.models.attention import Keys, Queries, by_head, by_token, choose_attention
+from phenomjax.models.attention import Keys, Queries, by_head, by_token, choose_attention, say
 
 # the score of a key that a query does not see; finite, so that no row becomes NaN
 HIDDEN = np.float32(-1e30)
@@ -97,13 +97,12 @@ def relative_attention(
     scale = query.shape[-1] ** -0.5
     with_content = layers.add(query, content_bias) * scale
     with_position = layers.add(query, position_bias) * scale
-    if implementation == "auto":  # the loop would gather what is sharded, so it is for one device
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        implementation = "looped" if alone and key.shape[1] >= LOOPED_FROM else "xla"
-    if implementation == "looped" and weight_dropout is None:
+    implementation, reason = _choose(implementation, key.shape[1], weight_dropout is not None)
+    say("relative attention", implementation, reason)
+    if implementation == "looped":
         return looped_attention(with_content, with_position, key, value, position, mask)
     bias = relative_shift(_scores(with_position, position, "bqhd,khd->bhqk"))
-    if implementation == "cudnn" and weight_dropout is None:
+    if implementation == "cudnn":
         choose_attention("cudnn", query.dtype, query.shape[-1])
         bias = jnp.where(mask, bias, jnp.finfo(jnp.float32).min / 2).astype(query.dtype)
         return jax.nn.dot_product_attention(
@@ -116,6 +115,20 @@ def relative_attention(
         weights = jnp.where(bits >= round(rate * 65536), weights * (1.0 / (1.0 - rate)), 0.0)
     y = lax.dot_general(weights.astype(value.dtype), value, (((3,), (1,)), ((0, 1), (0, 2))))
     return y.transpose(0, 2, 1, 3)
+
+
+def _choose(implementation: str, keys: int, dropout: bool) -> tuple[str, str]:
+    """Which implementation is taken, and why."""
+    if dropout and implementation != "xla":
+        return "xla", "all heads' weights at once, for their dropout"
+    if implementation != "auto":
+        return implementation, "asked for by model.attention"
+    platform = jax.default_backend()
+    if platform == "cpu" and jax.device_count() == 1 and keys >= LOOPED_FROM:
+        return "looped", "scores of a head stay in a core's cache"
+    if platform == "gpu":
+        return "xla", "flash attention with the position term as a bias: model.attention=cudnn"
+    return "xla", "all heads' scores at once"  # the loop would gather what is sharded
 
 
 def _scores(x: Array, y: Array, axes: str) -> Array:

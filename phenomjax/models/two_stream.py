@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from phenomjax.models import draws, layers
+from phenomjax.models.attention import say
 from phenomjax.models.relative_attention import relative_shift, sinusoids
 
 NEVER = -1e30  # score of a key that must not be seen
@@ -121,6 +122,8 @@ class RelativeAttention(nn.Module):
             place = jnp.where(backwards[:, None, None, None], wide[1], wide[0]).astype(place.dtype)
         biases = context.biases or head_biases(self, heads, self.init_std)
         segment = Table((2, *heads), (None, "heads", "kv"), self.init_std, name="segment")()
+
+        say("attention", "xla", "two streams with a segment term: no flash attention computes them")
 
         def attend(
             x: Array, targets: Array | None, sees: Array | None, other: Array | None, site: Array

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from phenomjax import config
-from phenomjax.config import checks, image_data, mae, stored
+from phenomjax.config import causal_lm, checks, image_data, mae, stored
 from phenomjax.system.errors import UserError
 
 
@@ -54,6 +54,17 @@ def valid(**changes):
 def test_mistakes_are_named_with_their_mend(changes, text):
     with pytest.raises(UserError, match=re.escape(text)):
         config.finalize(valid(**changes))
+
+
+@pytest.mark.parametrize("key", ["data.segment_len", "model.mem_len"])
+def test_flash_attention_with_relative_positions_trains_on_even_lengths(key):
+    c = config.base("causal_lm")
+    c.model.attention, c.data.segment_len, c.model.mem_len = "cudnn", 64, 64
+    c.data.simulate.families = 2
+    causal_lm.check(c)
+    c.update_from_flattened_dict({key: 65})
+    with pytest.raises(UserError, match=rf"takes no odd lengths .* Set --config.{key}=66, or"):
+        causal_lm.check(c)
 
 
 def test_finalize_locks_and_rejects_unknown_keys():

@@ -94,6 +94,22 @@ def test_attention_equals_its_formula():
         relative_attention(q, k, v, r, u, w, mask, "cudnn")
 
 
+@pytest.mark.parametrize(
+    "platform,keys,dropout,expected",
+    [
+        ("gpu", 4096, False, ("xla", "model.attention=cudnn")),
+        ("cpu", 4096, False, ("looped", "core's cache")),
+        ("cpu", 512, False, ("xla", "at once")),
+        ("gpu", 512, True, ("xla", "dropout")),
+    ],
+)
+def test_the_choice_and_its_reason(monkeypatch, platform, keys, dropout, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    chosen, reason = relative._choose("auto", keys, dropout)
+    assert chosen == expected[0] and expected[1] in reason
+
+
 def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
     monkeypatch.setattr(relative, "BLOCK", 4)  # 10 queries in three blocks
     rng = np.random.default_rng(0)

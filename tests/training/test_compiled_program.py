@@ -6,14 +6,18 @@ Compiled for 8 devices without an array, with the models as on a GPU and in bflo
 """
 
 import collections
+import logging
 import math
+import re
 
 import jax
 import pytest
 
 from bench import programs
 from bench.hlo import HOST
+from configs import mae
 from phenomjax import config
+from phenomjax.models import attention
 from phenomjax.state import divide
 
 # a batch of 56 rows: no other dimension of these models is a multiple of 56; hsdp has 2 groups
@@ -266,3 +270,24 @@ def test_other_tasks_reduce_in_float32(task):
     lowered, _ = programs.lower(make_config(task, "fsdp"), jax.devices()[:DEVICES])
     sums = among_rows(programs.partitioned(lowered), "fsdp", "all-reduce", "reduce-scatter")
     assert {dtype for c in sums for dtype, _ in c.arrays} == {"f32"}
+
+
+@pytest.mark.parametrize("size,micro", [("S/16", 1), ("L/8", 2)])
+def test_the_program_for_a_gpu_takes_flash_attention(size, micro, caplog, monkeypatch):
+    """Published sizes in bfloat16, with an odd number of tokens, encoder and decoder: no array is
+    tokens x tokens, forward or backward.
+    """
+    monkeypatch.setattr(attention, "_logged", set())
+    c = mae.get_config(size)
+    c.model.update(channels=("a", "b"), depth=1, decoder_depth=1, dtype="bfloat16")
+    c.model.scan_layers, c.global_batch_size, c.optimizer.accumulate_steps = False, 2 * micro, micro
+    c.model.remat = "none"
+    with caplog.at_level(logging.INFO, "phenomjax"):
+        lowered, _ = programs.lower(c, jax.devices()[:1], language="cuda")
+    text = lowered.as_text()
+    for call in ("Softmax", "SoftmaxBackward"):
+        assert text.count(f"@__cudnn$fmha{call}(") == 2
+    patches = (c.data.crop_size // c.model.patch_size) ** 2
+    for tokens in (patches + 1, patches + 2, patches // 4 + 1, patches // 4 + 2):
+        assert not re.search(rf"x{tokens}x{tokens}x(bf16|f32)", text)
+    assert "attention: cudnn (flash attention: bfloat16" in caplog.text
