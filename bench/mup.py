@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from bench.rounds import header
 from phenomjax import config, optim, tasks
-from phenomjax.cluster.flags import read_config
+from phenomjax.config.experiment import read_config
 from phenomjax.figures import style
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, exit_on_user_error

@@ -218,7 +218,7 @@ def run(start, command, scheduler):
             f"the command names no --workdir, so nobody could see its progress: {' '.join(command)}"
         )
         return CONFIG
-    workdir = Path(flag(command, "workdir"))
+    workdir = Path(os.path.expanduser(flag(command, "workdir")))
     try:  # nothing is written before it is known that no other run has the folder
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(str(workdir), os.W_OK):

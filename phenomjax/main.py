@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import presence
-from phenomjax.cluster.flags import read_flags
+from phenomjax.config.experiment import read_flags
 from phenomjax.system import errors
 from phenomjax.system.log import log_to_stderr
 

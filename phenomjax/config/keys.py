@@ -14,6 +14,7 @@ from phenomjax.config import batches, objectives, ranges, schedules
 from phenomjax.config.checks import divides_batch, flatten
 from phenomjax.config.ranges import Section, choice, flag, number, several, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.user_files import expanded
 
 OPTIMISERS = ("lion", "adamw", "adam", "lamb", "adagrad")
 MOMENTS = OPTIMISERS[:-1]  # those with averages of the gradients
@@ -240,13 +241,22 @@ def preset(arg: str, known: Iterable[str]) -> str:
     return arg
 
 
+def _at_home(value: Any) -> Any:
+    """A value with all its paths that begin with `~` in full."""
+    if isinstance(value, dict):
+        return {key: _at_home(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_at_home, value))
+    return expanded(value) if isinstance(value, str) else value
+
+
 def finalize(config: ConfigDict) -> ConfigDict:
     """Checks what can be checked before a device is touched and returns a locked copy.
 
     Raises:
       UserError: names the key, its value and a value that works.
     """
-    c = ConfigDict(config.to_dict())  # resolves references
+    c = ConfigDict(_at_home(config.to_dict()))  # resolves references
     known, own = set(flatten(base(c.task))), objectives.keys_of(c.task)
     for key in flatten(c):
         if key not in known:

@@ -11,6 +11,7 @@ from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base, declare
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, first_of
+from phenomjax.system.user_files import same_path
 
 LISTED = 8  # entries of a value that are told one by one
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the
@@ -44,6 +45,7 @@ CHANGEABLE = (
     "model.remat",
     "model.attention",
 )
+PATHS = ("init_from",)  # in any spelling they are the same run
 
 
 def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
@@ -124,10 +126,17 @@ def changed(
     return [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if not _same(key, old.get(key), new.get(key))
         and (key in also or not key.startswith(CHANGEABLE))
         and read(key)
     ]
+
+
+def _same(key: str, old: object, new: object) -> bool:
+    """Whether two values are the same; of a path, whether they are spellings of it."""
+    if key in PATHS and isinstance(old, str) and isinstance(new, str):
+        return same_path(old, new)
+    return old == new
 
 
 def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:

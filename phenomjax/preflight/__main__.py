@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import messages, presence
-from phenomjax.cluster.flags import read_flags
+from phenomjax.config.experiment import read_flags
 from phenomjax.preflight.checks import CHECKS
 from phenomjax.preflight.exchange import Exchange
 from phenomjax.preflight.results import table

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from phenomjax.cluster.flags import read_config
+from phenomjax.config.experiment import read_config
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
 from phenomjax.sweep.optional import with_optuna

@@ -11,17 +11,15 @@ space also trains without it.
 """
 
 import dataclasses
-import importlib.util
-import inspect
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypedDict
 
 from ml_collections import ConfigDict
 
 from phenomjax.config import checks
 from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.user_files import UserFile, split
 
 # Keys that the sweep itself needs to be the same in all trials.
 FIXED = ("num_steps", "stop_at_step", "stop_early.metric", "eval.every_steps", "task")
@@ -94,32 +92,33 @@ def of_config(text: str) -> dict[str, Axis]:
     Raises:
       UserError: the file has no `search_space`, or it returns something else than a dict of axes.
     """
-    path, _, arg = text.partition(":")
     example = 'def search_space(): return {"optimizer.learning_rate": log_uniform(1e-4, 1e-2)}'
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec and spec.loader  # the configuration of the same file was read before
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "search_space"):
+    stored = split(text)[0].endswith(".json")  # the configuration of a run
+    file = None if stored else UserFile(text, "search space", _told)
+    path = file.path if file else text
+    if file is None or not file.has("search_space"):
+        there = "Name what varies with `vary` KEY=A,B, or add" if stored else "Add"
         raise UserError(
-            f"{path} has no search_space(): a sweep does not know what to vary. Add to that file"
-            f" `from phenomjax.sweep.space import log_uniform` and `{example}`"
-            " (phenomjax/sweep/space.py lists the constructors)."
+            f"{path} has no search_space(): a sweep does not know what to vary. {there} to"
+            f" {'an experiment file' if stored else 'that file'} `from phenomjax.sweep.space import"
+            f" log_uniform` and `{example}` (phenomjax/sweep/space.py lists the constructors)."
         )
-    try:
-        space = module.search_space(
-            *([arg] if arg and inspect.signature(module.search_space).parameters else [])
-        )
-    except TypeError as error:
-        raise UserError(
-            f"search_space() of {path} fails: {error}. The constructors and their arguments stand"
-            " in phenomjax/sweep/space.py."
-        ) from None
+    space = file.call("search_space", arg_is_others=True)
     if not isinstance(space, dict) or not all(isinstance(axis, Axis) for axis in space.values()):
         raise UserError(
             f"search_space() of {path} must return a dict of keys and axes, such as `{example}`."
         )
     return space
+
+
+def _told(error: Exception) -> str | None:
+    """Of a constructor that was called wrongly."""
+    if not isinstance(error, TypeError):
+        return None
+    return (
+        f"search_space() fails: {error}. The constructors and their arguments stand in"
+        " phenomjax/sweep/space.py."
+    )
 
 
 def of_words(words: Sequence[str], config: ConfigDict) -> dict[str, Axis]:

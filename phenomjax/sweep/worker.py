@@ -18,7 +18,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from phenomjax.checkpoints.workdir import record_step, saved_step
-from phenomjax.cluster.flags import without
+from phenomjax.config.experiment import without
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep import study as study_lib
 from phenomjax.sweep.claims import Claims

@@ -30,6 +30,7 @@ import tyro
 
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
 from phenomjax.system.log import log_to_stderr
+from phenomjax.system.user_files import expanded
 
 Options = TypeVar("Options")
 
@@ -121,12 +122,14 @@ def _join_lines(kind: type[Any]) -> None:
 def _words(kind: type[Any], argv: Sequence[str]) -> list[str]:
     """A command line as tyro understands it: a text with a space is a value though it begins with
     a dash (`--sbatch "--time=60 --mem=0"`), and of an unknown `--nmae=1` it finds the nearest only
-    if the value is a word of its own.
+    if the value is a word of its own. A `~` that the shell left becomes the home folder.
     """
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
     words, known = list[str](), {field.name for field in fields}
     for word in argv:
         name, equals, value = word.partition("=")
+        value = expanded(value)
+        word = f"{name}={value}" if equals and word.startswith("--") else expanded(word)
         if words and re.match(r"-.* ", word) and re.fullmatch(r"--[\w-]+", words[-1]):
             words[-1] += f"={word}"
         elif equals and name.startswith("--") and name[2:].replace("-", "_") not in known:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from phenomjax import config, main
-from phenomjax.cluster.flags import read_config
 from phenomjax.config import stored
+from phenomjax.config.experiment import read_config
 from phenomjax.scaling.fit import estimate
 from phenomjax.scaling.fit.law import NAMES, law
 from phenomjax.scaling.forecast import command, curves, expense, record, sizes
@@ -192,7 +192,7 @@ def test_a_configuration_is_forecast_in_a_dated_file(fit, folder, tmp_path, caps
         ("--config TOY --devices 8", r"say how fast a device is: --device H100, with the --mfu"),
         ("--config TOY --config.num_stepz=2", r"There is no key 'num_stepz'. Did you mean 'num_s"),
         ("--config nowhere.py", r"nowhere.py"),
-        ("--config TOY --config.ema_decay=0.9", r"There is no key 'ema_decay' there. Keys and"),
+        ("--config TOY --config.ema_decay=0.9", r"Did you mean 'optimizer.ema_decay'"),
         ("--config TOY --unique 9", r"--unique has no meaning beside --config"),
         ("--params 9 --tokens 9 --budget 9", r"--budget has no meaning beside --params"),
         ("--budget 1e5 --level 0.8", r"--level has no meaning beside --budget"),

@@ -190,7 +190,7 @@ def test_a_classifier_is_planned_in_whole_parts_and_on_shares_of_its_data(tmp_pa
         (["--sizes", "40"], r"width of 40, but heads of this family are 32 wide .* Take 32 or 64"),
         (["--sizes", "model.width=3"], r"config.model.width is not a key"),
         (["--sizes", "model.depth=deep"], r"config.model.depth is of type int \(4\)"),
-        (["--config.model.dept=3"], r"There is no key 'dept'. Did you mean 'depth'\?"),
+        (["--config.model.dept=3"], r"There is no key 'model.dept'. Did you mean 'model.depth'\?"),
         (["--config.model.depth"], r"'--config.model.depth' is not an option. Values of all runs"),
         (["--min_steps", "9999999"], r"No run of this ladder has --min_steps 9999999 steps"),
         (["--config.data.val_fraction=0.0"], r"Nothing is held out"),

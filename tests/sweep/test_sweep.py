@@ -245,7 +245,7 @@ SPACES = {
         r"must be a choice between numbers, texts, True or False, at least one",
     ),
     "kind": ('{"seed": 3}', r"must return a dict of keys and axes"),
-    "arguments": ('{"seed": uniform()}', r"search_space\(\) of .* fails: .*missing 2 required"),
+    "arguments": ('{"seed": uniform()}', r"search_space\(\) fails: .*missing 2 required"),
 }
 
 

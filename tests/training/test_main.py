@@ -29,11 +29,28 @@ def test_help():
         (["--config", "configs/mae_dmeo.py", "--workdir", "x"], "configs/mae_dmeo.py"),
         (
             ["--config", "configs/mae_demo.py", "--workdir", "x", "--config.model.dpeth=3"],
-            "There is no key 'dpeth'. Did you mean 'depth'?",
+            "There is no key 'model.dpeth'. Did you mean 'model.depth'?",
         ),
         (
             ["--config", "configs/mae_demo.py", "--workdir", "x", "--config.num_steps=many"],
-            "num_steps",
+            "--config.num_steps=many is not a whole number",
+        ),
+        (
+            ["--config", "configs/mae_demo.py", "--workdir", "x", "--num_steps=10"],
+            "There is no flag --num_steps. Keys of the configuration are given as"
+            " --config.num_steps=10.",
+        ),
+        (
+            ["--config", "configs/mae_demo.py", "--workdri", "x"],
+            "There is no flag --workdri. Did you mean 'workdir'?",
+        ),
+        (
+            ["configs/mae_demo.py", "--workdir", "x"],
+            "'configs/mae_demo.py' stands alone: give --config FILE",
+        ),
+        (
+            ["--config", "configs/mae_demo.py", "--workdir", "x", "--num_processes=two"],
+            "num_processes",
         ),
         (
             ["--config", "configs/mae.py:XL/16", "--workdir", "x"],

@@ -34,8 +34,8 @@ import tyro
 from ml_collections import ConfigDict
 
 from phenomjax import tasks
-from phenomjax.cluster.flags import read_config
 from phenomjax.config import keys
+from phenomjax.config.experiment import read_config
 from phenomjax.scaling.costs import cost_of, count_on_cpu
 from phenomjax.scaling.fit import downstream, law
 from phenomjax.scaling.fit.law import Fit

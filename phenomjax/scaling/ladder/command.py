@@ -34,9 +34,9 @@ import tyro
 from ml_collections import ConfigDict
 
 from phenomjax import tasks
-from phenomjax.cluster.flags import read_config
 from phenomjax.config import keys
 from phenomjax.config.checks import flatten
+from phenomjax.config.experiment import read_config
 from phenomjax.models import parametrisation
 from phenomjax.scaling.costs import count_on_cpu
 from phenomjax.scaling.ladder import record, rules, running, telling

@@ -1,6 +1,5 @@
 """The plan of a ladder: which models, how long, on how much data, and what it all costs."""
 
-import ast
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from phenomjax.cluster.flags import explained
-from phenomjax.config.checks import flatten
+from phenomjax.config.experiment import with_values
 from phenomjax.scaling.costs import cost_of
 from phenomjax.scaling.ladder import rules, sizes
 from phenomjax.scaling.ladder.sizes import Settings, Size
@@ -242,22 +240,5 @@ class Planner:
         """What a run with these settings costs."""
         key = tuple(sorted((name, value) for name, value in settings.items() if name not in PACE))
         if key not in self._costs:
-            self._costs[key] = cost_of(with_settings(self._config, settings), self._folder)
+            self._costs[key] = cost_of(with_values(self._config, settings), self._folder)
         return self._costs[key]
-
-
-def with_settings(config: ConfigDict, settings: Settings) -> ConfigDict:
-    """A copy of a configuration with other values."""
-    changed = ConfigDict(config.to_dict())
-    known = flatten(config)
-    with explained():
-        for key, value in settings.items():
-            *parents, leaf = key.split(".")
-            node = changed
-            for name in parents:
-                node = node[name]
-            if isinstance(known[key], tuple) and isinstance(value, str):
-                node[leaf] = tuple(ast.literal_eval(value))
-            else:
-                node[leaf] = value
-    return changed

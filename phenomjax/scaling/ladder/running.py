@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from phenomjax.cluster.flags import without
+from phenomjax.config.experiment import without
 from phenomjax.scaling.ladder.plan import Run
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.processes import die_with_parent

@@ -1,0 +1,243 @@
+"""The configuration of a command line: an experiment file, or the config.json of a run, with
+`--config.KEY=VALUE` on top.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from phenomjax.cluster.flags import FLAGS, define_flags
+from phenomjax.config import stored
+from phenomjax.config.checks import flatten
+from phenomjax.config.keys import base
+from phenomjax.system.errors import UserError, did_you_mean, first_of
+from phenomjax.system.user_files import UserFile, expanded, split
+
+# --config.KEY=VALUE, and --noconfig.KEY of a switch
+OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(=?)(.*)", re.DOTALL)
+BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+
+
+def read_config(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The configuration of a command line.
+
+    Args:
+      text: FILE or FILE:ARG of an experiment, or the config.json of a run.
+      overrides: words `--config.KEY=VALUE`, or `--config.KEY` and `VALUE`. Of a tuple that is
+        given several times all values count.
+
+    Raises:
+      UserError: a file that cannot be read, an unknown key, a value of another type.
+    """
+    config = _read_file(text)
+    with config.unlocked():
+        for key, values in _pairs(overrides, flatten(config)).items():
+            _set(config, key, values)
+    return ConfigDict(config.to_dict())  # references of one key to another follow what was set
+
+
+def with_values(config: ConfigDict, values: Mapping[str, object]) -> ConfigDict:
+    """A copy of a configuration with other values.
+
+    Args:
+      config: any.
+      values: {dotted key: value, or its text}.
+
+    Raises:
+      UserError: an unknown key, a value of another type.
+    """
+    changed = ConfigDict(config.to_dict())
+    for key, value in values.items():
+        _check_key(key, flatten(config))
+        _set(changed, key, [str(value)])
+    return changed
+
+
+def _read_file(text: str) -> ConfigDict:
+    """The configuration of a file alone."""
+    name, arg = split(text)
+    if name.endswith(".json"):
+        if arg is not None:
+            raise UserError(
+                f"{name} is a stored configuration and takes no argument ('{arg}' stands behind the"
+                f" colon). Give {name} alone, and values as --config.KEY=VALUE."
+            )
+        return stored.load(Path(expanded(name)))
+    file = UserFile(text, "experiment")
+    config = file.call("get_config")
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"get_config() of {file.path} returned a {type(config).__name__}; it must return the"
+            " configuration that it made with phenomjax.config.base()."
+        )
+    return config
+
+
+def _pairs(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, list[str]]:
+    """{key: its values as text} of the words of a command line."""
+    found, rest = dict[str, list[str]](), list(words)
+    while rest:
+        word = rest.pop(0)
+        match = OVERRIDE.fullmatch(word)
+        if not match:
+            raise UserError(f"'{word}' is not --config.KEY=VALUE.")
+        no, key, equals, value = match.groups()
+        _check_key(key, known)
+        if not equals and isinstance(known[key], bool):
+            there = not no and bool(rest) and rest[0].lower() in BOOLEANS
+            value = rest.pop(0) if there else "false" if no else "true"
+        elif no:
+            raise UserError(
+                f"--noconfig.{key} turns a switch off, and config.{key} is {known[key]!r}: give"
+                f" --config.{key}=VALUE."
+            )
+        elif not equals:
+            if not rest or OVERRIDE.fullmatch(rest[0]):
+                raise UserError(f"--config.{key} has no value: give --config.{key}=VALUE.")
+            value = rest.pop(0)
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _check_key(key: str, known: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that is none, with the nearest."""
+    if key in known:
+        return
+    inside = [name for name in known if name.startswith(key + ".")]
+    if inside:
+        raise UserError(
+            f"config.{key} is a section: give one of its keys, {first_of(inside, 40)}, as"
+            f" --config.{inside[0]}=VALUE."
+        )
+    leaf = key.rpartition(".")[2]
+    alike = [name for name in known if name.rpartition(".")[2] == leaf]
+    close = f" Did you mean '{alike[0]}'?" if alike else did_you_mean(key, known)
+    raise UserError(
+        f"There is no key '{key}'.{close} Keys and defaults stand in phenomjax/config; experiments"
+        " stand in configs/ (see --help)."
+    )
+
+
+def _set(config: ConfigDict, key: str, texts: Sequence[str]) -> None:
+    """Sets a key to the last of some values, or, of a tuple, to all of them."""
+    *parents, leaf = key.split(".")
+    for name in parents:
+        config = config[name]
+    default = config[leaf]
+    try:
+        if isinstance(default, list | tuple):
+            config[leaf] = tuple(item for text in texts for item in _items(text))
+        else:
+            config[leaf] = _value(texts[-1], type(default))
+    except (ValueError, KeyError, TypeError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        wanted = kinds.get(type(default), "a list, such as \"('a', 'b')\" or \"(1, 2)\"")
+        raise UserError(
+            f"--config.{key}={texts[-1]} is not {wanted}, and config.{key} is (now {default!r})."
+        ) from None
+
+
+def _value(text: str, kind: type) -> Any:
+    if kind is bool:
+        return BOOLEANS[text.lower()]
+    return kind(text) if kind in (int, float) else text
+
+
+def _items(text: str) -> tuple[Any, ...]:
+    """Of "('a', 'b')", or "a" alone."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if "," in text or text[:1] in ("(", "["):  # quotes are missing
+            raise ValueError from None
+        value = text
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, str] | None:
+    """Defines and reads the flags of a front door to a run.
+
+    Args:
+      doc: shown by --help, before the flags.
+      program: module that the user called.
+
+    Returns:
+      (config, workdir), or None when help was asked for.
+
+    Raises:
+      UserError: an unknown or missing flag, or a configuration that cannot be read.
+    """
+    f = flags.FLAGS
+    flags.DEFINE_string(
+        "config", None, "Experiment, e.g. configs/mae.py:L/8,mask=0.75; or a run's config.json."
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
+    define_flags()
+    if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+        own = [flag.name for flag in f.get_flags_for_module(sys.argv[0])]
+        names = dict.fromkeys([*own, "config", "workdir", *FLAGS])
+        print(doc, *(f"  --{name}: {f[name].help}" for name in names), sep="\n")
+        print(
+            "Every key with its default and meaning stands in phenomjax/config; experiments stand"
+            " in configs/."
+        )
+        return None
+    overrides, others = _split(sys.argv[1:])
+    try:
+        left = f([sys.argv[0], *others])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown(error.flagname, others)) from None
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())} See --help.") from None
+    if left:
+        raise UserError(
+            f"'{left[0]}' stands alone: give --config FILE, --workdir DIR, and values as"
+            " --config.KEY=VALUE."
+        )
+    for name in ("config", "workdir"):
+        if not f[name].value:
+            raise UserError(
+                f"--{name} is missing: python -m {program} --config configs/mae_demo.py --workdir"
+                " runs/mae_demo"
+            )
+    return read_config(f.config, overrides), expanded(f.workdir)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of --config.KEY, with their values, and the others."""
+    overrides, others, wants_value = list[str](), list[str](), False
+    for word in words:
+        match = OVERRIDE.fullmatch(word)
+        mine = match is not None or (wants_value and not word.startswith("--"))
+        (overrides if mine else others).append(word)
+        wants_value = match is not None and not match[3]
+    return overrides, others
+
+
+def _unknown(name: str, words: Sequence[str]) -> str:
+    """What to say of a flag that there is not."""
+    keys = flatten(base())
+    alike = [key for key in keys if key.rpartition(".")[2] == name or key == name]
+    if alike:
+        value = next(
+            (w.partition("=")[2] for w in words if w.lstrip("-").startswith(name + "=")), ""
+        )
+        return (
+            f"There is no flag --{name}. Keys of the configuration are given as"
+            f" --config.{alike[0]}={value or 'VALUE'}."
+        )
+    near = did_you_mean(name, ["config", "workdir", *FLAGS, *(f"config.{key}" for key in keys)])
+    return f"There is no flag --{name}.{near} See --help."
+
+
+def without(overrides: Iterable[str], keys: Container[str]) -> list[str]:
+    """The words --config.KEY=VALUE whose keys are not among these: of a tuple that is given twice,
+    all values count.
+    """
+    return [w for w in overrides if w.removeprefix("--config.").split("=")[0] not in keys]
