@@ -198,7 +198,7 @@ def seconds(left):
     return total + 86400 * int(days or 0)
 
 
-def run(start, command, scheduler):
+def run(start, command, scheduler, held=lambda: -1):
     """Starts a command as often as the policy says.
 
     Args:
@@ -206,6 +206,7 @@ def run(start, command, scheduler):
       command: the words of the command, in which --workdir is found.
       scheduler: a `Slurm`, or None on a machine without: then a requeue is a restart, and 75 is
         handed to the caller.
+      held: the newest step of which nodes hold copies in memory: progress, too.
 
     Returns:
       The exit code of the last start.
@@ -231,19 +232,19 @@ def run(start, command, scheduler):
         return CONFIG
     hold = Hold(workdir)
     try:
-        return run_until_done(start, command, scheduler, workdir)
+        return run_until_done(start, command, scheduler, workdir, held)
     finally:
         hold.end()
 
 
-def run_until_done(start, command, scheduler, workdir):
+def run_until_done(start, command, scheduler, workdir, held):
     """`run` in a folder that can be written."""
     job = scheduler.id if scheduler else ""
     fails = count_of(workdir / "fails", job)
     while True:
-        before = number(workdir / "progress", -1)
+        before = max(number(workdir / "progress", -1), held())
         code = start()
-        after = number(workdir / "progress", -1)
+        after = max(number(workdir / "progress", -1), held())
         say(f"exit code {code}, checkpoint of step {show(before)} -> {show(after)}")
         action, fails, why = decide(code, before, after, fails, stop_at_step(command, workdir))
         if code != CONFIG:  # then the folder may be another run's

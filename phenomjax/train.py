@@ -115,12 +115,13 @@ class Trainer:
 
     def restore(self) -> tuple[TrainState, Mapping[str, Any]]:
         """The newest checkpoint, or random (or `init_from`) parameters; and what `save` kept."""
-        step = self.checkpoints.newest_good()
-        if step is not None:
-            state, memory = self.checkpoints.restore(step, self.abstract)
+        found = self.checkpoints.resume(self.abstract)
+        if found is not None:
+            state, memory = found
+            step = int(state.step)
             check_same_data(self.loader, memory["data"], self.context.workdir, step)
             self.roll_backs.done = max(self.roll_backs.done, memory["rollbacks"], key=len)
-            banner.continuing(self.context, step)
+            banner.continuing(step, self.checkpoints.source)
             return state, memory
         key = jax.device_put(jax.random.key(self.config.seed), self.context.everywhere)
         state = jax.jit(self.init, out_shardings=self.shards)(key)
@@ -135,7 +136,7 @@ class Trainer:
         """Steps from the state's step to the end; returns the exit code."""
         c, run, start = self.config, self.context, int(state.step)
         step, redo = start, memory.get("redo", [])
-        resumed = self.checkpoints.latest_step() is not None
+        resumed = bool(self.checkpoints.source)
         key = jax.device_put(jax.random.key(c.seed), run.everywhere)
         self.early.restore(memory.get("early", {}))
         readings = Readings(Window(memory["window"]), c.divergence.max_grad_norm)
@@ -188,6 +189,8 @@ class Trainer:
                 stop = due.stop or bool(redo) or (due.pause and not enough)
                 if due.save or stop or enough or (due.ask_clock and self.minutes_are_over()):
                     self.save(step, state, readings.window, scores, redo)
+                if due.copy and not stop:
+                    self.copy(step, state, readings.window)
                 rates.restart()
             with self.phase("writing a checkpoint", slow=True):
                 self.checkpoints.wait()
@@ -219,14 +222,22 @@ class Trainer:
         redo: Sequence[str],
     ) -> None:
         """Starts writing a checkpoint, of what was logged too."""
+        with self.phase("saving", slow=True):
+            self.checkpoints.save(step, state, self.memory(window, redo), scores)
+        self.saved_at = time.monotonic()
+
+    def copy(self, step: int, state: TrainState, window: Window) -> None:
+        """Starts copying the state into the memory of two nodes."""
+        with self.phase("saving", slow=True):
+            self.checkpoints.copy(step, state, self.memory(window, []))
+
+    def memory(self, window: Window, redo: Sequence[str]) -> dict[str, Any]:
+        """What a later start has to know besides the state; what was logged is on the disk."""
         self.writers.flush()
-        memory = {
+        return {
             "window": window.state(),
             "rollbacks": self.roll_backs.done,
             "redo": redo,
             "early": self.early.state(),
             "data": self.loader.fingerprints,
         }
-        with self.phase("saving", slow=True):
-            self.checkpoints.save(step, state, memory, scores)
-        self.saved_at = time.monotonic()

@@ -25,7 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from phenomjax.checkpoints import recovery, seal
+from phenomjax.checkpoints import recovery, seal, second_tier
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.loading import check
 from phenomjax.checkpoints.workdir import CHECKPOINTS
@@ -59,6 +59,43 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._writing, self._began = 0, 0.0
         self._error: BaseException | None = None
+        self._tier = second_tier.open_tier(self._config.memory_every_steps)
+        # where the state came from, in words; "" for a new run
+        self.source = ""
+
+    def resume(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest state: of the copies in memory, or else of the newest good checkpoint. After a
+        divergence only the latter counts.
+
+        Args:
+          abstract: TrainState of jax.ShapeDtypeStruct with the shardings wanted now.
+
+        Returns:
+          (state, meta), or None for a new run.
+
+        Raises:
+          UserError: as `newest_good` and `restore`.
+        """
+        if self._tier and not self.source:
+            held = self._tier.find()
+            step, self._losses = recovery.newest_good(self.workdir, self._config.best_metric, held)
+            if step is not None and step == held and (found := self._tier.restore(abstract)):
+                self.source = "the copies in memory"
+                return found
+        if self._tier:
+            self._tier.clear()
+        step = self.newest_good()
+        if step is None:
+            return None
+        self.source = str(self._path(step))
+        return self.restore(step, abstract)
+
+    def copy(self, step: int, state: TrainState, meta: Mapping[str, object]) -> None:
+        """Starts copying a state into the memory of two nodes, where they have keepers; returns as
+        soon as it has left the devices. Nothing fails by it.
+        """
+        if self._tier:
+            self._tier.copy(step, state, meta)
 
     def newest_good(self) -> int | None:
         """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one

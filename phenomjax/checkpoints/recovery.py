@@ -24,7 +24,7 @@ SCORES, VAL_LOSS = "scores", "val_loss"
 
 
 def newest_good(
-    workdir: Path, metric: str = "val/loss"
+    workdir: Path, metric: str = "val/loss", held: int | None = None
 ) -> tuple[int | None, dict[int, float | None]]:
     """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before;
     all processes call it together.
@@ -35,9 +35,11 @@ def newest_good(
     Args:
       workdir: of the run.
       metric: that says which checkpoint is the best.
+      held: step that is held in memory: unless the disk has a newer one, nothing is hashed.
 
     Returns:
-      (the step to restore, or None for a new run; `config.rank` by step of all sealed checkpoints).
+      (the step to restore: `held` where it is newest, or None for a new run; `config.rank` by step
+      of all sealed checkpoints).
 
     Raises:
       UserError: there were checkpoints and none is good, or the disk fails.
@@ -45,6 +47,10 @@ def newest_good(
     main = messages.is_main()
     candidates = messages.gather("found", _tidy(workdir) if main else [])[0]
     good = None
+    if held is not None and held >= max(candidates, default=-1):
+        # What is on the disk is looked at when it is needed.
+        unread = [(step, _rank(workdir, step, metric)) for step in candidates] if main else []
+        return held, dict(messages.gather("unread", unread)[0])
     for step in reversed(candidates):
         wrong = damage(workdir / CHECKPOINTS / str(step))
         if not wrong:

@@ -180,6 +180,9 @@ def _safety(c: Section) -> None:
     # or another of the objective's measures (VALIDATED in the module with its keys, such as
     # "val/accuracy"), or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
     c.checkpoint.best_metric = text("val/loss")
+    # so often the state is copied into the memory of two nodes, where launch/standby.py started the
+    # run; 0 = off
+    c.checkpoint.memory_every_steps = whole(0, least=0, zero="off")
     # a write that takes longer ends the run
     c.checkpoint.timeout_seconds = number(1200.0, above=0, most=YEARS)
 

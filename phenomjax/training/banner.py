@@ -13,7 +13,6 @@ import numpy as np
 
 from phenomjax import sharding
 from phenomjax.checkpoints.checkpointer import Checkpointer
-from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.state import TrainState
 from phenomjax.step import StepMetrics
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED
@@ -77,9 +76,9 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
     log.info("data: %s", val.describe() if val else "validation: none, nothing is held out")
 
 
-def continuing(run: RunContext, step: int) -> None:
-    """Says which checkpoint was restored."""
-    log.info("continuing at step %d from %s", step, run.workdir / CHECKPOINTS / str(step))
+def continuing(step: int, source: str) -> None:
+    """Says what was restored."""
+    log.info("continuing at step %d from %s", step, source)
 
 
 def first_step(step: int, values: StepMetrics) -> None:

@@ -20,6 +20,7 @@ class Due:
       stop: a signal came: the run ends here, and what is due of evaluators is done after the
         restart.
       pause: the run ends here after its evaluators, by `stop_at_step`.
+      copy: a copy of the state in memory, if the run goes on.
     """
 
     log: bool
@@ -28,11 +29,13 @@ class Due:
     ask_clock: bool
     stop: bool
     pause: bool
+    copy: bool = False
 
     @property
     def anything(self) -> bool:
         """Whether there is more to do than the next step."""
-        return bool(self.log or self.evaluators or self.save or self.stop or self.pause)
+        ends = self.stop or self.pause
+        return bool(self.log or self.evaluators or self.save or self.copy or ends)
 
 
 def due(step: int, config: ConfigDict, evaluators: Mapping[str, int], signalled: bool) -> Due:
@@ -63,4 +66,5 @@ def due(step: int, config: ConfigDict, evaluators: Mapping[str, int], signalled:
         ask_clock=log and c.checkpoint.every_minutes > 0 and not save,
         stop=signalled and not last,
         pause=step == c.stop_at_step and not last,
+        copy=not last and comes(c.checkpoint.memory_every_steps),
     )

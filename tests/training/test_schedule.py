@@ -48,6 +48,13 @@ def test_what_may_be_the_best_is_saved(c, metric, steps):
     assert [step for step in range(1, 9) if due(step, c, EVERY, False).save] == steps
 
 
+def test_copies_in_memory_need_nothing_else_and_none_is_made_at_the_end(c):
+    c.checkpoint.memory_every_steps = 4
+    assert [step for step in range(1, 25) if due(step, c, EVERY, False).copy] == [4, 8, 12, 16, 20]
+    assert due(20, c, {}, False) == Due(False, (), False, False, False, False, copy=True)
+    assert due(20, c, {}, False).anything
+
+
 def test_the_clock_is_asked_at_log_steps_where_nothing_is_saved_anyway(c):
     c.checkpoint.every_minutes = 5.0
     asked = [step for step in range(1, 25) if due(step, c, EVERY, False).ask_clock]
