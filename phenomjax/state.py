@@ -70,14 +70,29 @@ def with_shared(carry: Carry, held: Mapping[str, Any]) -> Carry:
     return jax.tree.map(fill, carry, is_leaf=_is_shared)
 
 
-def with_rows(state: TrainState, rows: int, task: Task, mesh: Mesh) -> TrainState:
-    """A state whose carry belongs to so many rows: where it had others, the rows begin anew."""
+def with_rows(
+    state: TrainState, rows: int, task: Task, mesh: Mesh, exactly: bool = False
+) -> TrainState:
+    """A state whose carry belongs to so many rows: where it had others, the rows begin anew.
+
+    Args:
+      state: with a carry of any number of rows.
+      rows: of the next batch.
+      task: makes a carry.
+      mesh: device mesh.
+      exactly: they begin anew also where anything else of their shapes differs.
+    """
     old, held = divide(state.carry)
-    if all(x.shape[0] == rows for x in jax.tree.leaves(old)):
+    if not exactly and all(x.shape[0] == rows for x in jax.tree.leaves(old)):
         return state
     begin = functools.partial(task.carry, rows)
-    shards = carry_shardings(jax.eval_shape(begin), mesh)
-    new, _ = divide(jax.jit(begin, out_shardings=shards)())
+    wanted = jax.eval_shape(begin)
+    shapes = [
+        [(x.shape, x.dtype) for x in jax.tree.leaves(each)] for each in (old, divide(wanted)[0])
+    ]
+    if shapes[0] == shapes[1]:
+        return state
+    new, _ = divide(jax.jit(begin, out_shardings=carry_shardings(wanted, mesh))())
     return dataclasses.replace(state, carry=unite(new, held))
 
 

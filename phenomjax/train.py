@@ -24,7 +24,7 @@ from phenomjax.step import Programs
 from phenomjax.system import files
 from phenomjax.system.log import log_to_file
 from phenomjax.system.versions import versions
-from phenomjax.training import banner, course, schedule
+from phenomjax.training import banner, branch, course, schedule
 from phenomjax.training.context import RunContext, make_context
 from phenomjax.training.divergence import Diverged, Readings, RollBacks
 from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
@@ -61,7 +61,7 @@ def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> in
     """The same in a folder that is this run's own."""
     log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
     banner.this_process()
-    config = tasks.resolve(config, workdir)
+    config = branch.begin(tasks.resolve(config, workdir), workdir)
     if (workdir / "config.json").exists() or any((workdir / CHECKPOINTS).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         before = stored.load(workdir / "config.json")
@@ -123,6 +123,10 @@ class Trainer:
             self.roll_backs.done = max(self.roll_backs.done, memory["rollbacks"], key=len)
             banner.continuing(step, self.checkpoints.source)
             return state, memory
+        if self.config.continue_from:
+            state, memory = branch.restore(self.context, self.checkpoints, self.tx, self.abstract)
+            self.roll_backs.done = memory["rollbacks"]
+            return state, memory
         key = jax.device_put(jax.random.key(self.config.seed), self.context.everywhere)
         state = jax.jit(self.init, out_shardings=self.shards)(key)
         if self.config.init_from:
@@ -151,7 +155,7 @@ class Trainer:
             # The run was stopped between this step and these evaluators, or it was paused here.
             scores, redo = self.evaluators.run(step, state, writers, redo)
             enough = self.early.reason(step, scores)
-            if not resumed and (scores or c.divergence.action == "rollback"):
+            if not resumed and (scores or c.continue_from or c.divergence.action == "rollback"):
                 self.save(step, state, readings.window, scores, redo)
             stop = bool(redo) or (0 < c.stop_at_step <= step < c.num_steps and not enough)
             while step < c.num_steps and not stop and not enough:

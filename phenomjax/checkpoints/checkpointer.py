@@ -227,13 +227,16 @@ class Checkpointer:
     def _path(self, step: int) -> Path:
         return self.workdir / CHECKPOINTS / str(step)
 
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Restores a checkpoint into the shardings of `abstract`, strictly; but the carry has the
-        rows that it was saved with, since those of batches may change.
+    def restore(
+        self, step: int, abstract: TrainState, workdir: Path | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Restores a checkpoint into the shardings of `abstract`, strictly; but the rows of the
+        carry have the shapes that they were saved with, since batches may change.
 
         Args:
-          step: of `newest_good`.
+          step: of `newest_good`, or one that is known to be good.
           abstract: TrainState of jax.ShapeDtypeStruct with the shardings wanted now.
+          workdir: of another run; None = this one.
 
         Returns:
           (state, meta).
@@ -241,7 +244,7 @@ class Checkpointer:
         Raises:
           UserError: names, shapes or dtypes differ; lists which.
         """
-        path = self._path(step)
+        path = (workdir or self.workdir) / CHECKPOINTS / str(step)
         carry = _with_stored_rows(path, abstract.carry)
         abstract = dataclasses.replace(abstract, carry=carry)
         wanted = _items(abstract)
@@ -284,21 +287,20 @@ class Checkpointer:
 
 
 def _with_stored_rows(path: Path, carry: Carry) -> Carry:
-    """A carry of shapes, with as many rows as that of a checkpoint."""
+    """A carry of shapes, whose rows have those of a checkpoint."""
     rows, held = divide(carry)
-    if not jax.tree.leaves(rows):
+    leaves, structure = jax.tree.flatten(rows)
+    if not leaves:
         return carry
     there = ocp.StandardCheckpointer().metadata(path / "rest").item_metadata.tree
     stored = jax.tree.leaves(there.get("carry", ()))
-    count = {leaf.shape[0] for leaf in stored if leaf.shape}
-    if len(count) != 1:
+    if len(stored) != len(leaves):
         return carry
-
-    def of_stored(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        shape = (*count, *leaf.shape[1:])
-        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
-
-    return unite(jax.tree.map(of_stored, rows), held)
+    as_stored = [
+        jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=leaf.sharding)
+        for one, leaf in zip(stored, leaves, strict=True)
+    ]
+    return unite(structure.unflatten(as_stored), held)
 
 
 def _items(state: TrainState) -> dict[str, object]:

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -126,10 +127,19 @@ def _settle(
     return [(step, _rank(workdir, step, metric)) for step in workdir_lib.steps(workdir)]
 
 
+def memory(folder: Path) -> dict[str, Any]:
+    """What the loop remembers in a checkpoint, and its scores.
+
+    Raises:
+      OSError, ValueError: there is nothing, or it is damaged.
+    """
+    return json.loads((folder / "meta" / "metadata").read_text())
+
+
 def _rank(workdir: Path, step: int, metric: str) -> float | None:
     """`config.rank` of a checkpoint, None where it is unknown."""
     try:
-        meta = json.loads((workdir / CHECKPOINTS / str(step) / "meta" / "metadata").read_text())
+        meta = memory(workdir / CHECKPOINTS / str(step))
     except (OSError, ValueError):
         # weights from elsewhere have none; an older checkpoint's damage is told when it is used
         return None

@@ -41,6 +41,9 @@ def declare(task: str) -> Section:
     # save and leave with exit code 75 at this step, as if by a signal; 0 = never
     c.stop_at_step = whole(0, least=0, zero="never")
     batches.add_keys(c)
+    # run that this one goes on from, with all it has learnt and these settings, in a --workdir of
+    # its own: its workdir, or WORKDIR@STEP; "" = none
+    c.continue_from = text("")
     # workdir or checkpoint folder whose parameters start this run ("" = random)
     c.init_from = text("")
     # what channels, cell types and tokens begin with that its run did not know: the "mean" of those

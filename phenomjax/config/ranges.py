@@ -246,6 +246,9 @@ def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
     if many and not isinstance(value, tuple):
         yield f"config.{key} is {value!r}, which is no tuple; e.g. ({value!r},)."
         return
+    if allowed.depth > 1 and not all(isinstance(item, tuple) for item in value):
+        yield f"config.{key} is {value!r}, which is no tuple of tuples; e.g. ({value!r},)."
+        return
     if allowed.choices:
         wrong = next(name for name in (value if many else (value,)) if name not in allowed.choices)
         yield (

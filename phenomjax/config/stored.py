@@ -150,7 +150,8 @@ def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> Non
         raise UserError(
             f"{workdir} holds a run with another configuration: {rows}{more}. Give another"
             " --workdir to start a new run, or the same configuration to continue that one (its"
-            f" resolved config is {workdir / 'config.json'})."
+            f" resolved config is {workdir / 'config.json'}). To go on from its newest checkpoint"
+            f" with other settings: another --workdir and --config.continue_from={workdir}."
         )
 
 

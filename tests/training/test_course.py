@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 
@@ -86,3 +87,126 @@ def test_a_ramp_that_is_none_is_an_error(ramp, text):
     c.batch_ramp = ramp
     with pytest.raises(UserError, match=text):
         config.finalize(c)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "parent"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_task.ToyLoader, "bad_steps", ())
+        assert train.run(make_config(**PARENT), workdir) == 0
+    return workdir
+
+
+PARENT = {
+    "optimizer__ema_decay": 0.9,
+    "optimizer__schedule": "constant",
+    "checkpoint__keep_latest": 9,
+    "figures__num_images": 0,
+    "log__every_steps": 1,
+}
+
+
+def snapshot(folder):
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer__clip_norm": 1e9}], ids=["same", "clipped"])
+def test_a_branch_without_a_difference_is_the_run_itself(parent, tmp_path, monkeypatch, changes):
+    before = snapshot(parent)
+    monkeypatch.chdir(parent.parent)
+    # spelled otherwise at each start, and without the step it is the one that it began at
+    how = {**PARENT, **changes}  # a clipped state has another structure
+    c = make_config(**how, continue_from="parent@8", stop_at_step=10)
+    assert train.run(c, tmp_path) == 75
+    assert train.run(make_config(**how, continue_from=f"{parent}/"), tmp_path) == 0
+    assert lines(tmp_path) == [line for line in lines(parent) if line["step"] > 8]
+    equal(loading.load(tmp_path)[1], loading.load(parent)[1])
+    assert snapshot(parent) == before
+    record = json.loads((tmp_path / "continued_from.json").read_text())
+    assert (record["run"], record["step"]) == (str(parent), 8)
+    assert list(record["differences"]) == [key.replace("__", ".") for key in changes]
+    with pytest.raises(UserError, match=r"continue_from: .*parent@8 there, .*parent@4 now"):
+        train.run(make_config(**how, continue_from="parent@4"), tmp_path)
+
+
+def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "phenomjax")
+    changes = {
+        **PARENT,
+        "optimizer__clip_norm": 0.5,
+        "optimizer__learning_rate": 2e-3,
+        "optimizer__ema_decay": 0.0,
+        "global_batch_size": 32,
+        "log__sample_ids": True,
+        "num_steps": 16,
+        "continue_from": f"{parent}@8",
+    }
+    assert train.run(make_config(**changes), tmp_path) == 0
+    said = caplog.text
+    for text in (
+        "goes on at step 8 of",
+        "the data go on at position 8, nothing is read twice; learning rate 0.01 -> 0.002",
+        "optimizer.clip_norm",
+    ):
+        assert text in said
+    read = [json.loads(x) for x in (tmp_path / "logs/samples_000.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in read] == list(range(9, 17))
+    assert read[0]["ids"] == list(range(8000, 8032))
+    record = json.loads((tmp_path / "continued_from.json").read_text())
+    assert record["differences"]["optimizer.learning_rate"] == [0.01, 0.002]
+    assert record["learning_rate"] == pytest.approx([0.01, 0.002])
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        (
+            {"continue_from": "{parent}@7"},
+            "no whole checkpoint of step 7; there are [4, 8, 12]. Set"
+            " --config.continue_from={parent}@8",
+        ),
+        (
+            {"continue_from": "{parent}@8x"},
+            "what follows the @ must be a step, as in {parent}@1000",
+        ),
+        ({"continue_from": "{parent}/none"}, "there is no folder {parent}/none"),
+        (
+            {"continue_from": "{parent}"},
+            "at step 12 of {parent}, and config.num_steps is 12: there would be no step to do",
+        ),
+        (
+            {"continue_from": "{parent}@8", "optimizer__name": "adamw"},
+            "optimizer.name: lion there, adamw here",
+        ),
+        (
+            {"continue_from": "{parent}@8", "init_from": "{parent}"},
+            "init_from:  there, {parent} here",
+        ),
+        ({"continue_from": "{work}"}, "the --workdir itself"),
+    ],
+)
+def test_what_cannot_go_on_is_told_with_the_way(parent, tmp_path, changes, text):
+    places = {"parent": parent, "work": tmp_path}
+    filled = {k: v.format(**places) for k, v in changes.items()}
+    with pytest.raises(UserError) as error:
+        train.run(make_config(**PARENT, **filled), tmp_path)
+    assert text.format(**places) in str(error.value)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_damaged_checkpoint_is_told_and_not_touched(parent, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(parent, other)
+    file = max(
+        (other / "checkpoints/8/params").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
+    )
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    before = snapshot(other)
+    with pytest.raises(
+        UserError,
+        match=r"8 is damaged, and nothing goes on from it.*Set"
+        r" --config.continue_from=.*@12 \(others are \[4, 12\]\)",
+    ):
+        train.run(make_config(**PARENT, continue_from=f"{other}@8"), tmp_path / "new")
+    assert snapshot(other) == before

@@ -1,0 +1,341 @@
+"""A run that goes on in a folder of its own from a checkpoint of another one, with everything that
+it has learnt and other settings: `continue_from=WORKDIR[@STEP]`.
+
+Parameters, optimiser state, moving average, carry, step, position in the data and roll-backs go on.
+The folder of the other run is read and never written. WORKDIR/continued_from.json of the new one
+says where it comes from and what differs.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from phenomjax import optim, tasks
+from phenomjax import state as state_lib
+from phenomjax.checkpoints import recovery
+from phenomjax.checkpoints import workdir as workdir_lib
+from phenomjax.checkpoints.checkpointer import Checkpointer
+from phenomjax.checkpoints.workdir import CHECKPOINTS
+from phenomjax.cluster import messages
+from phenomjax.config import batches, stored
+from phenomjax.config.checks import flatten
+from phenomjax.data.batches import Batches
+from phenomjax.state import TrainState
+from phenomjax.system import files
+from phenomjax.system.errors import UserError
+from phenomjax.system.log import table
+from phenomjax.training.context import RunContext
+from phenomjax.training.course import JUMP
+
+log = logging.getLogger("phenomjax")
+RECORD = "continued_from.json"
+# of a model with the same parameters, what they mean stays where these differ
+FREE_OF_MODEL = (
+    *("dropout", "attention_dropout", "drop_path", "mask_ratio", "norm_pix_loss", "dtype"),
+    *("fourier_weight", "fourier_mode", "label_smoothing", "arcface_scale", "arcface_margin"),
+    *("cutmix", "norm_momentum", "norm_rows", "control_share", "control_weight", "init_std"),
+    *("mem_len", "eval_mem_len", "same_length", "clamp_len", "num_predict", "perm_size"),
+    *("mask_alpha", "mask_beta", "reuse_len", "bi_data", "remat", "attention", "attention_type"),
+)
+# of the data, what leaves the order as it is; banks and selections are known by their checksums
+FREE_OF_ORDER = ("data.crop_size", "data.flip", "data.rotate", "data.simulate.")
+# what belongs to a folder, not to what is computed
+OWN = ("continue_from", "batches_before", "init_", "stop_at_step")
+COURSE = ("learning_rate", "schedule", "schedule_from", "warmup_fraction", "warmup_steps")
+
+
+def begin(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Fills in what another run says of a run that goes on from it: its step in `continue_from`,
+    and `batches_before`. All processes call it together.
+
+    Args:
+      config: resolved otherwise.
+      workdir: of the new run.
+
+    Raises:
+      UserError: there is no such run or checkpoint, it is damaged, or it cannot go on with this
+        configuration; each with the way.
+    """
+    with config.copy_and_resolve_references().unlocked() as c:
+        c.batches_before = ()
+        if c.continue_from:
+            found = _found(c, workdir) if messages.is_main() else ("", (), False)
+            text, before, fresh = messages.gather("continue_from", found)[0]
+            if fresh and (wrong := recovery.damage(_folder(text))):
+                raise UserError(_damaged(text, wrong))
+            c.continue_from, c.batches_before = text, tuple(map(tuple, before))
+    return c.lock()
+
+
+def origin(config: ConfigDict) -> tuple[Path, int]:
+    """(folder of the run, step) that a run goes on from, whose configuration is complete."""
+    text, _, step = config.continue_from.rpartition("@")
+    return Path(text), int(step)
+
+
+def restore(
+    run: RunContext, checkpoints: Checkpointer, tx: optax.GradientTransformation, wanted: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state of the other run as this one goes on with it, and what its checkpoint remembers.
+
+    Args:
+      run: the new one.
+      checkpoints: its checkpoints.
+      tx: its optimiser.
+      wanted: shapes and shardings of its state.
+
+    Raises:
+      UserError: arrays of the checkpoint do not fit.
+    """
+    workdir, step = origin(run.config)
+    theirs = stored.load(workdir / "config.json")
+    theirs.mesh = run.config.mesh
+    other = optim.make(theirs)
+    _, abstract, _ = state_lib.abstract(run.task, other, theirs, run.mesh, run.spec)
+    state, memory = checkpoints.restore(step, abstract, workdir)
+    opt_state = _fitted(state.opt_state, wanted.opt_state, run.config)
+    average = state.ema or jax.tree.map(jnp.copy, state.params)  # it begins as they are
+    rows = Batches(batches.stages(run.config)).rows(memory_position(step, memory))
+    state = dataclasses.replace(
+        state, opt_state=opt_state, ema=average if run.config.optimizer.ema_decay else ()
+    )
+    state = state_lib.with_rows(state, rows, run.task, run.mesh, exactly=True)
+    model = flatten(run.config.model) == flatten(theirs.model)
+    kept = {"window": memory["window"] if model else None, "rollbacks": memory["rollbacks"]}
+    return state, kept | {"redo": ["val", "probe"] * run.config.eval.at_start}
+
+
+def memory_position(step: int, memory: Mapping[str, Any]) -> int:
+    """Position in the data at a step, by what its checkpoint remembers."""
+    return step + sum(each["skip"] for each in memory["rollbacks"])
+
+
+def _found(c: ConfigDict, workdir: Path) -> tuple[str, Sequence[Sequence[int]], bool]:
+    """In process 0: (RUN@STEP, `batches_before`, whether the run begins now)."""
+    run, step = _named(c.continue_from)
+    if run == Path(os.path.realpath(workdir)):
+        raise UserError(
+            f"config.continue_from is {c.continue_from}, the --workdir itself. An interrupted run"
+            " is continued by its own command, without continue_from; to go on with other"
+            " settings, give another --workdir."
+        )
+    if (workdir / "config.json").exists():
+        before = stored.load(workdir / "config.json")
+        if before.continue_from:
+            there = origin(before)
+            if run == there[0] and step in (None, there[1]):
+                return before.continue_from, before.batches_before, False
+        return f"{run}@{step}" if step is not None else str(run), (), False
+    theirs, step = _checkpoint(run, step, c.continue_from)
+    _check(c, theirs, run, step)
+    memory = recovery.memory(run / CHECKPOINTS / str(step))
+    position = memory_position(step, memory)
+    now = Batches(batches.own(c)).rows(position)
+    why = _other_order(c, theirs, memory, position)
+    earlier = [] if why else [each for each in batches.stages(theirs) if each[0] < position]
+    _tell(c, theirs, workdir, (run, step, position), why)
+    return f"{run}@{step}", [*earlier, (position, now)], True
+
+
+def _named(text: str) -> tuple[Path, int | None]:
+    """(folder of the run, step or None) that a text names: WORKDIR, WORKDIR@STEP or
+    WORKDIR/checkpoints/STEP.
+    """
+    path, step = Path(text).expanduser(), None
+    if not path.is_dir() and "@" in path.name:
+        name, _, number = str(path).rpartition("@")
+        if not number.isdecimal():
+            raise UserError(
+                f"config.continue_from is {text}: what follows the @ must be a step, as in"
+                f" {name}@1000."
+            )
+        path, step = Path(name), int(number)
+    if path.parent.name == CHECKPOINTS and path.name.isdecimal():
+        path, step = path.parent.parent, int(path.name)
+    return Path(os.path.realpath(path)), step
+
+
+def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int]:
+    """The configuration of a run and the step of it that is meant.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not run.is_dir():
+        raise UserError(
+            f"config.continue_from is {text}, and there is no folder {run}. Give the workdir of the"
+            " run to go on from, and if it is not its newest checkpoint its step: WORKDIR@STEP."
+        )
+    theirs, there = stored.load(run / "config.json"), workdir_lib.sealed_steps(run)
+    if not there:
+        raise UserError(
+            f"config.continue_from is {text}, and {run} has no whole checkpoint to go on from"
+            f" (in {run / CHECKPOINTS}). Wait for its first, or give another run."
+        )
+    if step is not None and step not in there:
+        nearest = min(there, key=lambda each: abs(each - step))
+        raise UserError(
+            f"config.continue_from is {text}, and {run} has no whole checkpoint of step {step};"
+            f" there are {there}. Set --config.continue_from={run}@{nearest}, or keep more of them"
+            " while that run trains, with --config.checkpoint.keep_every_steps."
+        )
+    return theirs, there[-1] if step is None else step
+
+
+def _folder(text: str) -> Path:
+    run, _, step = text.rpartition("@")
+    return Path(run) / CHECKPOINTS / step
+
+
+def _damaged(text: str, wrong: list[str]) -> str:
+    run, _, step = text.rpartition("@")
+    others = [each for each in workdir_lib.sealed_steps(Path(run)) if str(each) != step]
+    ways = (
+        f"Set --config.continue_from={run}@{others[-1]} (others are {others})."
+        if others
+        else "That run has no other; it was not touched."
+    )
+    return (
+        f"The checkpoint {_folder(text)} is damaged, and nothing goes on from it:"
+        f" {workdir_lib.some(wrong)}. {ways}"
+    )
+
+
+def _check(c: ConfigDict, theirs: ConfigDict, run: Path, step: int) -> None:
+    """Checks that a run can go on with this configuration.
+
+    Raises:
+      UserError: names the keys, and the way.
+    """
+    if c.num_steps <= step:
+        raise UserError(
+            f"config.continue_from goes on at step {step} of {run}, and config.num_steps is"
+            f" {c.num_steps}: there would be no step to do. Steps are counted on: to do 1000 more,"
+            f" set --config.num_steps={step + 1000}."
+        )
+    mine, old = flatten(c), flatten(theirs)
+    inside = ":" in c.task or c.task != theirs.task  # of others nobody knows what a key means
+    free = () if inside else tuple(f"model.{key}" for key in FREE_OF_MODEL)
+    fixed = ["task", "optimizer.name", *(key for key in mine if key.startswith("model."))]
+    if ":" in c.task:
+        fixed = ["task", "optimizer.name"]
+    wrong = [key for key in fixed if key not in free and mine[key] != old.get(key)]
+    if c.init_from not in ("", theirs.init_from):
+        wrong.append("init_from")
+    if wrong:
+        rows = "; ".join(f"{key}: {old.get(key)} there, {mine.get(key)} here" for key in wrong[:8])
+        raise UserError(
+            f"config.continue_from goes on with the parameters and the optimiser state of {run} at"
+            f" step {step}, which are of another model or optimiser: {rows}. Set these keys as they"
+            " are there; or begin a new run from its parameters alone: --config.continue_from=''"
+            f" --config.init_from={run / CHECKPOINTS / str(step)}"
+        )
+
+
+def _other_order(
+    c: ConfigDict, theirs: ConfigDict, memory: Mapping[str, Any], position: int
+) -> str:
+    """Why the order of the data is another one than that of the run before; "" where it goes on."""
+    free = tuple(key for key in stored.CHANGEABLE if key.startswith("data.")) + FREE_OF_ORDER
+    mine, old = flatten(c), flatten(theirs)
+    keys = ["seed", "model.reuse_len", "model.bi_data"]
+    keys += [key for key in {**mine, **old} if key.startswith("data.")]
+    for key in keys:
+        if not key.startswith(free) and mine.get(key) != old.get(key):
+            return f"config.{key} is another one"
+    loader = tasks.make(c).loader("train", 0, 1)
+    if loader is None or list(loader.fingerprints.values()) != list(memory["data"].values()):
+        return "the banks are others, or have changed"
+    grows = Batches(batches.own(c)).rows(position) != Batches(batches.stages(theirs)).rows(position)
+    if grows and (c.data.get("groups") or c.data.get("control_share")):
+        return "a batch has parts of another size"
+    return ""
+
+
+def _tell(
+    c: ConfigDict, theirs: ConfigDict, workdir: Path, place: tuple[Path, int, int], why: str
+) -> None:
+    """Says, and writes down, where the run comes from and what differs."""
+    run, step, position = place
+    mine, old = flatten(c), flatten(theirs)
+    differ = {
+        key: (old.get(key), mine.get(key))
+        for key in sorted(mine.keys() | old.keys())
+        if not key.startswith(OWN) and mine.get(key) != old.get(key)
+    }
+    was, becomes = (float(optim.schedule(each)(step)) for each in (theirs, c))
+    data = (
+        f"begin anew: {why}. What was read before may come again"
+        if why
+        else f"go on at position {position}, nothing is read twice"
+    )
+    files.write_json(
+        workdir / RECORD,
+        {
+            "run": str(run),
+            "step": step,
+            "data": data,
+            "learning_rate": [was, becomes],
+            "differences": differ,
+            "before": _lineage(run),
+        },
+    )
+    said = {key: pair for key, pair in differ.items() if not key.startswith(stored.CHANGEABLE[1:])}
+    rows = [[key, str(a)[:40], str(b)[:40]] for key, (a, b) in said.items()]
+    log.info(
+        "continue_from: goes on at step %d of %s, with its parameters and optimiser state; the data"
+        " %s; learning rate %.3g -> %.3g%s",
+        *(step, run, data, was, becomes),
+        "\n" + table(["key", "there", "here"], rows) if rows else "; no key differs",
+    )
+    keys = [f"optimizer.{key}" for key in COURSE]
+    if abs(becomes - was) > JUMP * max(becomes, was) and not differ.keys() & set(keys):
+        log.warning(
+            "continue_from: the learning rate goes from %.3g to %.3g only because config.num_steps"
+            " is another one, and the schedule '%s' ends there. To go on at the rate that it had:"
+            " --config.optimizer.schedule=constant --config.optimizer.learning_rate=%.3g; to rise"
+            " and fall once more: --config.optimizer.schedule_from=%d",
+            *(was, becomes, c.optimizer.schedule, was, step),
+        )
+    rows_before, rows_now = (
+        Batches(each).rows(position) for each in (batches.stages(theirs), batches.own(c))
+    )
+    if rows_before != rows_now and not differ.keys() & set(keys):
+        ratio = rows_now / rows_before
+        log.info(
+            "continue_from: batches go from %d to %d rows, and the learning rate stays as it is"
+            " configured. Rules that are in use: times %.3g (linear), times %.3g (square root).",
+            *(rows_before, rows_now, ratio, ratio**0.5),
+        )
+
+
+def _lineage(run: Path) -> list[dict[str, Any]]:
+    """Where the run before comes from itself: [{"run", "step"}, …], newest first."""
+    try:
+        record = json.loads((run / RECORD).read_text())
+        return [{"run": record["run"], "step": record["step"]}, *record["before"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def _fitted(state: optax.OptState, wanted: optax.OptState, config: ConfigDict) -> optax.OptState:
+    """An optimiser state in the structure of another chain: clipping has no arrays of its own."""
+    have, want = jax.tree.leaves(state), jax.tree.leaves(wanted)
+    if [x.shape for x in have] != [x.shape for x in want]:
+        run, step = origin(config)
+        raise UserError(
+            f"The optimiser state of {run} at step {step} has {len(have)} arrays, and this"
+            f" configuration wants {len(want)}: which parameters are trained differs. Set the keys"
+            " of config.optimizer as there, or begin from its parameters alone:"
+            f" --config.continue_from='' --config.init_from={run / CHECKPOINTS / str(step)}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(wanted), have)
