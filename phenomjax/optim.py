@@ -8,11 +8,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from phenomjax.config import schedules
 from phenomjax.models import parametrisation
+from phenomjax.models.parameter_names import depth_of, name_of, place_of
 from phenomjax.system.errors import UserError
 
 # (last part of the parameter's name, decayed?). Matrices and embeddings are decayed; biases, norms,
@@ -81,7 +84,7 @@ def decay_mask(params: object) -> object:
     """
 
     def decayed(path: tuple, _: object) -> bool:
-        name = parametrisation.name_of(path)
+        name = name_of(path)
         matches = [
             flag for pattern, flag in DECAY_RULES if re.fullmatch(pattern, name.split("/")[-1])
         ]
@@ -101,7 +104,8 @@ def make(config: ConfigDict) -> optax.GradientTransformation:
     Lion (https://arxiv.org/abs/2302.06675), AdamW, Adam (Kingma and Ba 2015), LAMB
     (https://arxiv.org/abs/1904.00962) or Adagrad (Duchi et al. 2011). Lion, AdamW and LAMB decay
     weights; Adam and Adagrad do not. The learning rates of Lion, AdamW and Adam are those of
-    `model.parametrisation`, which leaves the decay as it is.
+    `model.parametrisation`, which leaves the decay as it is. `layer_decay` is of the whole step,
+    decay included.
     """
     o, model, rate = config.optimizer, config.model, schedule(config)
     moments = {"b1": o.b1, "b2": o.b2}
@@ -122,11 +126,8 @@ def make(config: ConfigDict) -> optax.GradientTransformation:
         "lamb": lambda: optax.lamb(rate, eps=o.eps, **moments, **decay),
         "adagrad": lambda: optax.adagrad(rate, o.initial_accumulator, o.eps),
     }[o.name]()
-    return (
-        optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
-        if o.clip_norm
-        else optax.chain(update)
-    )
+    parts = [optax.clip_by_global_norm(o.clip_norm)] * bool(o.clip_norm) + [update]
+    return optax.chain(*parts, *[_by_layer(config)] * (o.layer_decay != 1.0))
 
 
 def _by_size(
@@ -141,3 +142,26 @@ def _by_size(
         return parametrisation.updates(found, model), state
 
     return optax.GradientTransformation(inner.init, update)
+
+
+def layer_rate(name: str, config: ConfigDict) -> float | Float[np.ndarray, " layers"]:
+    """What the learning rate of a parameter is multiplied with: layer_decay to the power of how
+    many layers are between it and the head; of a stack of layers a number for each.
+    """
+    behind = depth_of(config.model) + 1
+    return config.optimizer.layer_decay ** (behind - place_of(name, config.model))
+
+
+def _by_layer(config: ConfigDict) -> optax.GradientTransformation:
+    """Multiplies updates by `layer_rate`."""
+
+    def scaled(path: tuple, x: jax.Array) -> jax.Array:
+        rate = np.asarray(layer_rate(name_of(path), config), np.float32)
+        return x * rate.reshape(-1, *[1] * (x.ndim - 1)) if rate.ndim else x * rate
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return jax.tree.map_with_path(scaled, updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from phenomjax import sharding
+from phenomjax.models import parameter_names
 from phenomjax.system.types import Batch, Carry, Params, Shared
 from phenomjax.tasks import Task
 
@@ -127,8 +128,9 @@ def abstract(
     def boxed_init(key: jax.Array) -> TrainState:
         params = task.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch))
         ema = params if config.optimizer.ema_decay else ()
+        opt_state = tx.init(parameter_names.divide(params, config.freeze)[0])
         return TrainState(
-            jnp.int32(0), params, tx.init(params), ema, task.carry(config.global_batch_size)
+            jnp.int32(0), params, opt_state, ema, task.carry(config.global_batch_size)
         )
 
     boxed = jax.eval_shape(lambda: boxed_init(jax.random.key(0)))

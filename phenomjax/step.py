@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from phenomjax import sharding
 from phenomjax.cluster import messages
+from phenomjax.models import parameter_names
 from phenomjax.state import TrainState, divide, unite
 from phenomjax.system.types import Batch, Carry, Params
 from phenomjax.tasks import Task
@@ -40,11 +41,13 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
     micro = config.optimizer.accumulate_steps
 
     def gradients(params: Params, batch: Batch, key: jax.Array, carry: Carry) -> Gradients:
+        trained, held = parameter_names.divide(params, config.freeze)
+
         def loss(p: Params) -> tuple[jax.Array, tuple[StepMetrics, Carry]]:
-            value, values, next_carry = task.loss(p, batch, key, carry)
+            value, values, next_carry = task.loss(parameter_names.unite(p, held), batch, key, carry)
             return value, ({"loss": value, **values}, next_carry)
 
-        grads, (values, next_carry) = jax.grad(loss, has_aux=True)(params)
+        grads, (values, next_carry) = jax.grad(loss, has_aux=True)(trained)
         return grads, values, next_carry
 
     def accumulated(params: Params, batch: Batch, key: jax.Array, carry: Carry) -> Gradients:
@@ -95,14 +98,16 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         grads, values, carry = (accumulated if micro > 1 else gradients)(
             state.params, batch, key, state.carry
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained, held = parameter_names.divide(state.params, config.freeze)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        params = parameter_names.unite(trained, held)
         decay = config.optimizer.ema_decay
-        ema = (
-            jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
-            if decay
-            else ()
-        )
+        ema = ()
+        if decay:  # what is frozen would change by rounding
+            old, held = parameter_names.divide(state.ema, config.freeze)
+            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, old, trained)
+            ema = parameter_names.unite(average, held)
         values = {f"train/{name}": value for name, value in values.items()} | {
             "train/grad_norm": optax.tree.norm(grads)
         }

@@ -27,9 +27,10 @@ from phenomjax.checkpoints.named_axes import Axes, Names, Pixels
 from phenomjax.cluster import messages
 from phenomjax.config import stored as config_stored
 from phenomjax.models import parametrisation
+from phenomjax.models.parameter_names import matching
 from phenomjax.state import TrainState
 from phenomjax.system import files
-from phenomjax.system.errors import UserError, did_you_mean, first_of
+from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
 FILE = "init_from.json"
@@ -210,39 +211,6 @@ def plan(
         raise UserError(_refusal(folder, configs, wrong, others))
     used = {source for row in rows.values() for source in row.sources}
     return [*rows.values(), *(Begun(name, LEFT) for name in stored if name not in used)]
-
-
-def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> set[str]:
-    """The names of parameters that one of the patterns of a key describes as a whole.
-
-    Raises:
-      UserError: a pattern that is none, or describes no parameter.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        try:
-            these = {name for name in names if re.fullmatch(pattern, name)}
-        except re.error as error:
-            raise UserError(
-                f"config.{key} has '{pattern}', which is no regular expression ({error}). Write it"
-                f" as in --config.{key}=\"('{_parts(names)[0]}/.*',)\"."
-            ) from None
-        if not these:
-            parts = _parts(names)
-            near = did_you_mean(pattern, [f"{name}/.*" for name in parts])
-            raise UserError(
-                f"config.{key} has '{pattern}', which describes no parameter.{near} Patterns are"
-                " regular expressions of whole names; this model has"
-                f" {first_of([f'{name}/.*' for name in parts], 12)}, and for instance"
-                f" {sorted(names)[0]}."
-            )
-        found |= these
-    return found
-
-
-def _parts(names: Sequence[str]) -> list[str]:
-    """What names begin with, two levels deep where there are two above the array."""
-    return sorted({"/".join(name.split("/")[:-1][:2]) or name for name in names})
 
 
 def _match(

@@ -52,6 +52,9 @@ def declare(task: str) -> Section:
     # patterns (regular expressions of whole names, "head/.*") of parameters that begin anew all
     # the same
     c.init_fresh = several(str)
+    # patterns of parameters that stay as they are: no gradient, no optimiser state, no decay.
+    # Running statistics of batch norms are none, and go on
+    c.freeze = several(str)
 
     _optimizer(c)
     _mesh_and_log(c)
@@ -80,6 +83,9 @@ def _optimizer(c: Section) -> None:
     )
     # global-norm clipping; 0.0 = off
     c.optimizer.clip_norm = number(0.0, least=0, zero="off")
+    # learning rates fall by this factor from layer to layer, from the head to the input; 1.0 = all
+    # the same. 0.65 to 0.85 is usual where a pretrained model is fine-tuned
+    c.optimizer.layer_decay = number(1.0, above=0, most=1)
     # micro-batches a step, each global_batch_size / accumulate_steps
     c.optimizer.accumulate_steps = whole(1, least=1)
     # exponential moving average of the parameters; 0.0 = none

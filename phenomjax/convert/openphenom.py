@@ -227,7 +227,9 @@ def fixed_tables(model: ConfigDict, grid: int, max_channels: int) -> dict[str, n
     for name, dim, repeat in zip(
         FIXED, (model.embed_dim, model.decoder_dim), repeats, strict=False
     ):
-        table = np.tile(np.asarray(patches.sincos_positions(grid, grid, dim)), (repeat, 1))
+        table = np.tile(
+            np.asarray(patches.sincos_positions(grid, grid, dim, model.position_grid)), (repeat, 1)
+        )
         tables[name] = np.concatenate([np.zeros((1, dim), np.float32), table])[None]
     return tables | (
         {FIXED[2]: np.zeros((1, 1, model.decoder_dim), np.float32)}
@@ -252,7 +254,9 @@ def check_tables(tables: Mapping[str, np.ndarray], model: ConfigDict) -> None:
             grids = [g for g in range(1, int(tokens**0.5) + 1) if tokens % g**2 == 0]
             grids = grids if model.channel_agnostic else [g for g in grids if g**2 == tokens]
             computed = (
-                np.tile(patches.sincos_positions(g, g, dim), (tokens // g**2, 1))
+                np.tile(
+                    patches.sincos_positions(g, g, dim, model.position_grid), (tokens // g**2, 1)
+                )
                 for g in reversed(grids)
             )
             fits = not table[0, 0].any() and any(

@@ -107,7 +107,7 @@ class Encoder(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         self.config, dim, patch = config, config["embed_dim"], config["patch_size"]
-        self.agnostic = config["channel_agnostic"]
+        self.agnostic, self.grid = config["channel_agnostic"], config.get("position_grid", 0)
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(1 if self.agnostic else len(config["channels"]), dim, patch, patch)}
         )
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         if self.agnostic:
             x = x.reshape(-1, 1, *x.shape[2:])
         x = self.patch_embed["proj"](x)
-        table = positions(x.shape[2], x.shape[3], x.shape[1]).to(x)
+        table = positions(x.shape[2], x.shape[3], x.shape[1], self.grid).to(x)
         x = (x.flatten(2).transpose(1, 2) + table).reshape(batch, -1, x.shape[1])
         first = int(self.config["class_token"])
         if first:
@@ -254,12 +254,20 @@ def standardise(pixels: torch.Tensor, how: str) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-5 * 255.0**2)
 
 
-def positions(rows: int, columns: int, dim: int) -> torch.Tensor:
-    """The fixed table [rows * columns, dim]: sin and cos of the row, then of the column."""
+def positions(rows: int, columns: int, dim: int, grid: int = 0) -> torch.Tensor:
+    """The fixed table [rows * columns, dim]: sin and cos of the row, then of the column; with a
+    `grid` of places between those of that many tokens along each.
+    """
     frequencies = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angles = torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies
-    table = torch.cat([angles.sin(), angles.cos()], 1)
-    y, x = table[:rows, None].expand(-1, columns, -1), table[None, :columns].expand(rows, -1, -1)
+
+    def table(count: int) -> torch.Tensor:
+        places = torch.arange(count, dtype=torch.float64)
+        places = (places + 0.5) * (grid / count) - 0.5 if grid else places
+        angles = places[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    y = table(rows)[:, None].expand(-1, columns, -1)
+    x = table(columns)[None].expand(rows, -1, -1)
     return torch.cat([y, x], -1).reshape(rows * columns, dim)
 
 

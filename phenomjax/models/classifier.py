@@ -108,7 +108,7 @@ class Classifier(nn.Module):
     Attributes:
       densenet: attributes of `DenseNet` but its type; None: a ViT.
       encoder: attributes of `vit.Encoder` but its type; None: a DenseNet.
-      patch_size, channel_agnostic, layer_norm_eps: of the ViT; see `models.mae.MAE`.
+      patch_size, position_grid, channel_agnostic, layer_norm_eps: of the ViT; see `models.mae.MAE`.
       neck: attributes of `Neck` but its type; None: the pooled features are the embedding.
       head: attributes of `Head`.
       dropout: share of the pooled features that are left out where there are keys.
@@ -117,6 +117,7 @@ class Classifier(nn.Module):
     densenet: layers.Options | None
     encoder: layers.Options | None
     patch_size: int
+    position_grid: int
     channel_agnostic: bool
     layer_norm_eps: float
     neck: layers.Options | None
@@ -172,7 +173,9 @@ class Classifier(nn.Module):
         """Of a ViT the mean of its patch tokens, after or (channel-agnostic) before the norm."""
         assert self.encoder is not None
         rows, columns = (size // self.patch_size for size in images.shape[1:3])
-        table = models_patches.sincos_positions(rows, columns, self.encoder["embed_dim"])
+        table = models_patches.sincos_positions(
+            rows, columns, self.encoder["embed_dim"], self.position_grid
+        )
         if self.channel_agnostic:
             table = jnp.tile(table, (images.shape[3], 1))
         patches = models_patches.patchify(images, self.patch_size, self.channel_agnostic)
@@ -198,6 +201,7 @@ def build(model: ConfigDict, dtype: DTypeLike) -> Classifier:
         else None,
         encoder=None if is_densenet else vit.encoder_options(model, dtype),
         patch_size=model.patch_size,
+        position_grid=model.position_grid,
         channel_agnostic=model.channel_agnostic,
         layer_norm_eps=model.norm_eps,
         neck={"dim": model.neck_dim, "norm": norm} if model.neck_dim else None,

@@ -33,6 +33,7 @@ class MAE(nn.Module):
 
     Attributes:
       patch_size: pixels along an edge.
+      position_grid: of `patches.places`.
       num_channels: channels of the images; of the whole vocabulary if channel-agnostic.
       channel_agnostic: tokens of single channels, embedded by one shared patch projection; the
         encoder is not told which channel a token is from, the decoder is.
@@ -42,6 +43,7 @@ class MAE(nn.Module):
     """
 
     patch_size: int
+    position_grid: int
     num_channels: int
     channel_agnostic: bool
     encoder: layers.Options
@@ -151,7 +153,7 @@ class MAE(nn.Module):
     def positions(self, pixels: Pixels, dim: int) -> Float[Array, "seq dim"]:
         """The position table, repeated for every channel if tokens are single channels."""
         rows, columns = pixels.shape[1] // self.patch_size, pixels.shape[2] // self.patch_size
-        table = models_patches.sincos_positions(rows, columns, dim)
+        table = models_patches.sincos_positions(rows, columns, dim, self.position_grid)
         return jnp.tile(table, (pixels.shape[3], 1)) if self.channel_agnostic else table
 
 
@@ -189,6 +191,7 @@ def build(model: ConfigDict, dtype: DTypeLike) -> MAE:
         decoder["cross_heads"] = 8
     return MAE(
         patch_size=model.patch_size,
+        position_grid=model.position_grid,
         num_channels=len(model.channels),
         channel_agnostic=model.channel_agnostic,
         encoder=vit.encoder_options(model, dtype),

@@ -29,6 +29,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from phenomjax.models.parameter_names import name_of
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
 
@@ -107,12 +108,6 @@ def updates(tree: Params, model: ConfigDict) -> Params:
     return jax.tree.map_with_path(
         lambda path, x: _times(x, multipliers(name_of(path), x.shape, model).rate), tree
     )
-
-
-def name_of(path: jax.tree_util.KeyPath) -> str:
-    """A parameter's name, such as encoder/norm/scale."""
-    # Flax's box adds "value"
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
 def multipliers(name: str, shape: tuple[int, ...], model: ConfigDict) -> Multipliers:

@@ -67,8 +67,17 @@ def unpatchify(
     return x.reshape(batch, height, width, channels)
 
 
-def sincos_positions(rows: int, columns: int, dim: int) -> Float[Array, "seq embed"]:
-    """The fixed two-dimensional position table, tokens row by row.
+def places(count: int, grid: int = 0) -> Float[np.ndarray, " count"]:
+    """Where tokens along an axis are: 0, 1, 2, …, or with a `grid` between the places of that many
+    tokens, their field divided anew: (i + 1/2) grid / count - 1/2, as the pixels of an image that
+    is resized.
+    """
+    own = np.arange(count, dtype=np.float64)
+    return (own + 0.5) * (grid / count) - 0.5 if grid else own
+
+
+def sincos_positions(rows: int, columns: int, dim: int, grid: int = 0) -> Float[Array, "seq embed"]:
+    """The fixed two-dimensional position table, tokens row by row; `grid`: see `places`.
 
     `[sin(y w_k), cos(y w_k), sin(x w_k), cos(x w_k)]` with `w_k = 10000^(-k / (dim/4))`, k = 0 ..
     dim/4 - 1. The row comes first and the exponent's denominator is dim/4: other codes differ in
@@ -80,10 +89,13 @@ def sincos_positions(rows: int, columns: int, dim: int) -> Float[Array, "seq emb
             f" not {dim}."
         )
     frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
-    angles = np.arange(max(rows, columns))[:, None] * frequencies
-    table = jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
-    y = jnp.broadcast_to(table[:rows, None], (rows, columns, dim // 2))
-    x = jnp.broadcast_to(table[None, :columns], (rows, columns, dim // 2))
+
+    def table(count: int) -> Array:
+        angles = places(count, grid)[:, None] * frequencies
+        return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
+
+    y = jnp.broadcast_to(table(rows)[:, None], (rows, columns, dim // 2))
+    x = jnp.broadcast_to(table(columns)[None], (rows, columns, dim // 2))
     return jnp.concatenate([y, x], axis=-1).reshape(rows * columns, dim)
 
 
