@@ -103,8 +103,8 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         trained = optax.apply_updates(trained, updates)
         params = parameter_names.unite(trained, held)
         decay = config.optimizer.ema_decay
-        ema = ()
-        if decay:  # what is frozen would change by rounding
+        ema: Params | tuple[()] = ()
+        if decay and state.ema:  # what is frozen would change by rounding
             old, held = parameter_names.divide(state.ema, config.freeze)
             average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, old, trained)
             ema = parameter_names.unite(average, held)

@@ -259,7 +259,7 @@ def test_release_loads_back_by_the_lines_of_its_card(kind, request, tmp_path, mo
         {},
         {"model__channel_agnostic": True},
         {"model__bias_order": "timm_legacy", "model__qk_norm": False},
-        {"model__block": "prenorm"},
+        {"model__block": "prenorm", "model__position_grid": 3},
         {"model__block": "prenorm", "model__layer_scale": 0.0, "model__class_token": False},
     ],
 )

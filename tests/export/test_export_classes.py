@@ -34,7 +34,12 @@ CASES = {
     },
     "cell types": {"model__cell_type": True, "model__cell_types": ("HUVEC", "RPE", "U2OS")},
     "vit": VIT,
-    "agnostic": {**VIT, "model__channel_agnostic": True, "model__scan_layers": True},
+    "agnostic": {
+        **VIT,
+        "model__channel_agnostic": True,
+        "model__scan_layers": True,
+        "model__position_grid": 9,
+    },
 }
 
 
