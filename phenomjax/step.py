@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from phenomjax import sharding
@@ -102,18 +102,35 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         params = parameter_names.unite(trained, held)
-        decay = config.optimizer.ema_decay
         ema: Params | tuple[()] = ()
-        if decay and state.ema:  # what is frozen would change by rounding
+        if config.optimizer.ema_decay and state.ema:  # what is frozen would change by rounding
             old, held = parameter_names.divide(state.ema, config.freeze)
-            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, old, trained)
-            ema = parameter_names.unite(average, held)
+            ema = parameter_names.unite(average(old, trained, state.step, config.optimizer), held)
         values = {f"train/{name}": value for name, value in values.items()} | {
             "train/grad_norm": optax.tree.norm(grads)
         }
         return TrainState(state.step + 1, params, opt_state, ema, carry), values
 
     return step
+
+
+def average(ema: Params, params: Params, step: Int[Array, ""], optimizer: ConfigDict) -> Params:
+    """The next exponential moving average of the parameters.
+
+    With `ema_warmup` it keeps min(ema_decay, (1 + t) / (10 + t)) of itself behind t finished steps:
+    what it began with, random parameters as a rule, has no weight in it after a few steps, and not
+    only after many times 1 / (1 - ema_decay).
+
+    Args:
+      ema: so far.
+      params: of this step.
+      step: finished before.
+      optimizer: `config.optimizer`.
+    """
+    kept = optimizer.ema_decay
+    if optimizer.ema_warmup:
+        kept = jnp.minimum(kept, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, ema, params)
 
 
 def jit_step(

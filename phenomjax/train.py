@@ -65,6 +65,7 @@ def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> in
     if (workdir / "config.json").exists() or any((workdir / CHECKPOINTS).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         before = stored.load(workdir / "config.json")
+        config = stored.as_begun(config, before)
         stored.check_same_run(config, before, workdir)
         course.tell_of_new_length(config, before, workdir)
     messages.barrier("configuration checked")  # before process 0 writes it

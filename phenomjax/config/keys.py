@@ -88,8 +88,12 @@ def _optimizer(c: Section) -> None:
     c.optimizer.layer_decay = number(1.0, above=0, most=1)
     # micro-batches a step, each global_batch_size / accumulate_steps
     c.optimizer.accumulate_steps = whole(1, least=1)
-    # exponential moving average of the parameters; 0.0 = none
+    # exponential moving average of the parameters, which is what is evaluated, drawn and embedded;
+    # 0.0 = none
     c.optimizer.ema_decay = number(0.0, least=0, below=1, zero="none")
+    # the average forgets its beginning: before step t it keeps min(ema_decay, (1 + t) / (10 + t)),
+    # so that a run that is short for its ema_decay is judged by about its last tenth
+    c.optimizer.ema_warmup = flag(True, where=("ema_decay", ()))
 
 
 def _mesh_and_log(c: Section) -> None:

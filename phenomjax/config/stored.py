@@ -1,6 +1,7 @@
 """The resolved configuration on disk, and which of its keys a continued run may change."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from phenomjax.system import files
 from phenomjax.system.errors import UserError, first_of
 from phenomjax.system.user_files import same_path
 
+log = logging.getLogger("phenomjax")
 LISTED = 8  # entries of a value that are told one by one
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the
 # length, not the mathematics.
@@ -46,6 +48,9 @@ CHANGEABLE = (
     "model.attention",
 )
 PATHS = ("init_from",)  # in any spelling they are the same run
+
+# Keys whose default came later than runs that go on, and changes them.
+KEPT = ("optimizer.ema_warmup",)
 
 
 def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
@@ -83,6 +88,8 @@ def load(path: Path) -> ConfigDict:
             f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."
         ) from None
     config = base(str(stored.get("task", "mae")))
+    if stored.get("optimizer.ema_decay"):
+        stored.setdefault("optimizer.ema_warmup", False)  # it came later
     for key, value in stored.items():
         try:
             _set(config, key, value)
@@ -137,6 +144,19 @@ def _same(key: str, old: object, new: object) -> bool:
     if key in PATHS and isinstance(old, str) and isinstance(new, str):
         return same_path(old, new)
     return old == new
+
+
+def as_begun(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
+    """A run's configuration with what it keeps as it began with (`KEPT`), which is said."""
+    new, old = flatten(config), flatten(stored)
+    kept = {key: old[key] for key in KEPT if new[key] != old[key]}
+    if not kept or new["optimizer.ema_decay"] != old["optimizer.ema_decay"]:
+        return config
+    with config.copy_and_resolve_references().unlocked() as config:
+        for key, value in kept.items():
+            log.info("config.%s stays %s, as this run began", key, value)
+            config.update_from_flattened_dict({key: value})
+    return config.lock()
 
 
 def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:

@@ -103,7 +103,7 @@ class CausalLM(LanguageModel):
         training.
         """
         nll, right, carry = self.token_losses(params, batch, carry, "val", None)
-        return token_sums(nll, right, batch["weight"].astype(jnp.float32)), carry
+        return token_sums(nll, right, batch["weight"]), carry
 
     def token_losses(
         self, params: Params, batch: Batch, carry: Carry, split: str, key: Key[Array, ""] | None

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from phenomjax.data.simulated.write_screen import write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Carry, Params
-from phenomjax.tasks.protocol import reading
+from phenomjax.tasks.protocol import Sums, reading
 
 if TYPE_CHECKING:
     from phenomjax.data.images.loading.loader import ImageLoader
@@ -124,6 +124,7 @@ class ImageObjective:
             "crops_per_image": data.crops_per_image,
             "flip": data.flip,
             "rotate": data.rotate,
+            "once": split != "train" and not self.config.eval.num_batches,
             "seed": seed,
             "global_batch_size": rows,
             "stages": batches.stages(self.config) if split == "train" else (),
@@ -213,6 +214,17 @@ class ImageObjective:
           parts: row r belongs to part r % parts.
         """
         raise NotImplementedError
+
+
+def row_sums(values: Mapping[str, Float[Array, " batch"]], batch: Batch) -> Sums:
+    """What an evaluation returns of values of rows: their sums and number, over the rows that
+    count. Where `weight` (batch,) is in a batch it says which: the others fill it up.
+    """
+    sums: Sums = {}
+    for name, value in values.items():
+        counted = batch.get("weight", jnp.ones(value.shape, bool))
+        sums[name] = jnp.where(counted, value, 0.0).sum(), counted.sum(dtype=jnp.float32)
+    return sums
 
 
 def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float, ...]]:

@@ -87,13 +87,12 @@ class LabelledImages(ImageObjective):
                 f"{without:,} images have no {data.group_by}: they make parts of their own."
             )
         settings = self.loader_settings(split, process_index, process_count)
+        del settings["once"]  # always
         if split == "train":
             known = screen.kept & False
             known[screen.numbering.of(rows)] = True
             rows = screen.numbering.rows(known & ((labels.label >= 0) | screen.no_class))
             settings |= {"weights": weights, "chosen": chosen}
-        else:
-            settings |= {"flip": False, "rotate": False, "crops_per_image": 1}
         if data.protocol:
             told.append(official_share(screen, split))
         return LabelledLoader(

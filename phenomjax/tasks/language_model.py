@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Shaped
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -138,6 +138,7 @@ class LanguageModel:
             global_batch_size=rows,
             stages=batches.stages(self.config) if split == "train" else (),
             random_offset=data.random_offset,
+            once=split == "val" and not self.config.eval.num_batches,
             process_index=process_index,
             process_count=process_count,
             prefetch_batches=data.prefetch_batches,
@@ -237,9 +238,12 @@ def cross_entropy(
 
 
 def token_sums(
-    nll: Float[Array, "*axes"], right: Float[Array, "*axes"], weight: Float[Array, "*axes"]
+    nll: Float[Array, "*axes"],
+    right: Float[Array, "*axes"],
+    weight: Shaped[Array, "*axes"],
 ) -> Sums:
     """The sums of an evaluation over tokens of a weight; the perplexity's are the loss's."""
+    weight = weight.astype(jnp.float32)
     loss = ((nll * weight).sum(), weight.sum())
     return {"loss": loss, "perplexity": loss, "accuracy": ((right * weight).sum(), weight.sum())}
 

@@ -20,7 +20,7 @@ from phenomjax.models.mae_decoders import Masking
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import pictures
-from phenomjax.tasks.image_objective import ImageObjective
+from phenomjax.tasks.image_objective import ImageObjective, row_sums
 from phenomjax.tasks.protocol import Scalar, Sums
 
 MASK_STREAM, DROP_PATH_STREAM = 0, 1  # folded into the step's key before the row
@@ -115,8 +115,7 @@ class MaskedAutoencoder(ImageObjective):
         noise = self.evaluation_noise(batch)
         parts, prediction = self.row_losses(params, batch, noise, None)
         parts["loss_visible_mean"] = self.visible_mean_error(batch, prediction.masking)
-        count = jnp.float32(noise.shape[0])
-        return {name: (value.sum(), count) for name, value in parts.items()}, carry
+        return row_sums(parts, batch), carry
 
     def embed(
         self,

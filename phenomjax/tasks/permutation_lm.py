@@ -14,7 +14,7 @@ from phenomjax.data.sequences.spans import SpanLoader
 from phenomjax.data.sequences.vocabulary import CLS, PAD, SEP
 from phenomjax.models import flops, parametrisation, xlnet
 from phenomjax.system.types import Batch, Params
-from phenomjax.tasks.language_model import Features, LanguageModel, cross_entropy
+from phenomjax.tasks.language_model import Features, LanguageModel, cross_entropy, token_sums
 from phenomjax.tasks.protocol import Loader, Scalar, Sums
 
 Carry = dict[str, Array] | tuple[()]  # memories {"memory", "valid"}, or () where there are none
@@ -73,9 +73,8 @@ class PermutationLM(LanguageModel):
         """Sums and counts over the targets of a validation batch, the same in every run."""
         logits, carry = self.predict(params, batch, carry, None)
         nll, right = cross_entropy(logits, target_tokens(batch))
-        count = jnp.float32(nll.size)
-        loss = (nll.sum(), count)
-        return {"loss": loss, "perplexity": loss, "accuracy": (right.sum(), count)}, carry
+        counted = batch.get("weight", jnp.ones(len(nll), bool))[:, None]
+        return token_sums(nll, right, jnp.broadcast_to(counted, nll.shape)), carry
 
     def predict(
         self, params: Params, batch: Batch, carry: Carry, key: Key[Array, ""] | None

@@ -65,7 +65,8 @@ class Task(Protocol):
 
     def evaluate(self, params: Params, batch: Batch, carry: Carry) -> tuple[Sums, Carry]:
         """({name: (sum, count)}, next carry) of one validation batch, with fixed draws; see
-        `means`. One name is "loss".
+        `means`. One name is "loss". Rows that a batch's `weight` (batch, …) bool calls False are
+        there to fill it, and count nowhere; see `image_objective.row_sums`.
         """
         ...
 

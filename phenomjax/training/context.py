@@ -74,6 +74,10 @@ class RunContext:
         """
         return {**(state.ema or state.params), **shared(state.carry)}
 
+    def raw(self, state: TrainState) -> Params | None:
+        """The parameters themselves, where their moving average is judged."""
+        return {**state.params, **shared(state.carry)} if state.ema else None
+
 
 def make_context(config: ConfigDict, workdir: Path) -> RunContext:
     """Makes the mesh, the task and its loaders, and begins to count the time.

@@ -4,6 +4,7 @@ Others, such as probes, stand above the loop; they are handed to `train.run`, wh
 protocol alone.
 """
 
+import collections
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Sequence
@@ -121,7 +122,11 @@ class Evaluators:
 
 
 class Validation:
-    """Means over the held-out batches; the carry goes from batch to batch, as in training."""
+    """Means over the held-out batches; the carry goes from batch to batch, as in training.
+
+    Where a moving average of the parameters is judged, the parameters themselves are measured on
+    the same batches, as `val/NAME_raw`.
+    """
 
     name = "val"
 
@@ -143,9 +148,14 @@ class Validation:
 
     def run(self, state: TrainState, step: int) -> dict[str, float] | None:
         """Means over `eval.num_batches`, or all of the split."""
-        c, run, sums = self._run.config, self._run, dict[str, np.ndarray]()
-        params = run.judged(state)
-        carry = jax.jit(self._first_carry, out_shardings=self._shardings)()
+        c, run, measured = self._run.config, self._run, {"": self._run.judged(state)}
+        if raw := run.raw(state):
+            measured["_raw"] = raw
+        first = jax.jit(self._first_carry, out_shardings=self._shardings)
+        carries = {suffix: first() for suffix in measured}
+        sums: dict[str, dict[str, np.ndarray]] = {
+            suffix: collections.defaultdict(lambda: np.zeros(2)) for suffix in measured
+        }
         for index in range(c.eval.num_batches or self._loader.steps_per_epoch):
             if messages.stop_requested():
                 return None
@@ -155,13 +165,17 @@ class Validation:
                 else run.phase("compiling the evaluation", slow=True)
             ):
                 batch = to_devices(self._loader.batch(index), run.rows)
-                result, carry = self._evaluate(params, batch, carry)
-                result = jax.device_get(result)
+                for suffix, params in measured.items():
+                    result, carries[suffix] = self._evaluate(params, batch, carries[suffix])
+                    for name, pair in jax.device_get(result).items():
+                        sums[suffix][name] += np.array(pair, np.float64)
             self._compiled = True
-            for name, pair in result.items():
-                sums[name] = sums.get(name, np.zeros(2)) + np.array(pair, np.float64)
             run.phase.alive()
-        return {f"val/{name}": value for name, value in tasks.means(sums).items()}
+        return {
+            f"val/{name}{suffix}": value
+            for suffix, pairs in sums.items()
+            for name, value in tasks.means(pairs).items()
+        }
 
 
 class Figures:
@@ -182,7 +196,10 @@ class Figures:
             return {}
         run, local = self._run, self._loader.batch(0)
         with run.phase("drawing", slow=True):
-            names = self._loader.names(local[self._loader.item_key][: self._count])
+            ids = local[self._loader.item_key][: self._count]
+            # where there are fewer held-out items than these, the rest fills the batch
+            told = local.get("weight", np.ones(len(ids)))[: self._count].reshape(len(ids), -1)
+            names = self._loader.names(ids[: max(int(told.any(1).sum()), 1)])
             drawn = run.task.figure(run.judged(state), to_devices(local, run.rows), names)
         return drawn if messages.is_main() else {}
 

@@ -2,6 +2,7 @@
 before a run.
 """
 
+import json
 import math
 import re
 
@@ -135,3 +136,18 @@ def test_an_objective_from_outside_may_use_plain_sections():
     c.model = model
     assert (c.model.depth, c.model.width) == (3, 5)
     assert ranges.declared(c).keys() == {"model.depth"}
+
+
+def test_a_run_from_before_the_warm_up_of_its_average_goes_on_without(tmp_path, caplog):
+    old = changed(optimizer__ema_decay=0.99).to_dict()
+    del old["optimizer"]["ema_warmup"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old))
+    with caplog.at_level("INFO", "phenomjax"):
+        for _ in range(2):  # and again, when the file was written anew
+            before = stored.load(path)
+            c = stored.as_begun(config.finalize(changed(optimizer__ema_decay=0.99)), before)
+            stored.check_same_run(c, before, tmp_path)
+            assert c.optimizer.ema_warmup is False and c.is_locked
+            stored.save(c, path)
+    assert "config.optimizer.ema_warmup stays False, as this run began" in caplog.text

@@ -2,6 +2,7 @@
 validation read whole.
 """
 
+import collections
 import functools
 import itertools
 import operator
@@ -104,6 +105,31 @@ def test_validation_predicts_every_token_but_the_first_once(banks):
         for lane in range(4):
             targets[lane] += batch["tokens"][lane, 2:][batch["weight"][lane]].tolist()
     assert bytes(functools.reduce(operator.iadd, targets, [])) == text[1:]
+
+
+@pytest.mark.parametrize("kind", [lanes.LaneLoader, lanes.MirroredLaneLoader])
+def test_once_each_token_has_the_same_text_before_it_whatever_the_batch(banks, kind):
+    """What a lane has read since it was fresh is what a model remembers."""
+
+    def read(rows):
+        options = {"split": "validation", "segment_len": 3, "seed": 0, "once": True}
+        loader = kind(banks, global_batch_size=rows, **options)
+        seen, memory = collections.Counter(), [b""] * rows
+        for step in range(loader.steps_per_epoch):
+            batch = loader.batch(step)
+            for row in range(rows):
+                memory[row] = b"" if batch["fresh"][row] else memory[row]
+                for side in ("", "backward_")[: 1 + ("backward_weight" in batch)]:
+                    text = bytes(batch[f"{side}tokens"][row])
+                    for place in np.flatnonzero(batch[f"{side}weight"][row]):
+                        seen[side, memory[row], text, int(place)] += 1
+                memory[row] += bytes(batch["tokens"][row])
+        return seen
+
+    found = read(2)
+    assert found == read(7) == read(40)
+    tokens = sum(len(s) for bank in banks for s in sequences(bank, "validation"))
+    assert found.total() == (tokens - 1) * (1 + (kind is lanes.MirroredLaneLoader))
 
 
 def test_ids_name_the_sequence_of_the_first_token(banks):

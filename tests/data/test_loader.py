@@ -525,3 +525,31 @@ def test_batches_that_change_their_size_go_on_with_the_images_that_come_next(tmp
         np.testing.assert_array_equal(joined, changing.batch(step)["pixels"])
     later = make_loader(banks, stages=((20, 4),), **same)  # data that begin there: another order
     assert not np.array_equal(images(later, range(20, 40))[3], expected[3][: 2 * 10])
+
+
+@pytest.mark.parametrize("rows", [3, 16])
+def test_once_each_image_has_the_same_crop_whatever_the_batch(tmp_path, rows):
+    """Two channel sets, fillers of the last batches, and a bad image, which counts nowhere."""
+    banks = [make_bank(tmp_path)[0], make_bank(tmp_path, "two", 5, channels=("a", "b"))[0]]
+    damage(banks[0], 4)
+    options = {"once": True, "on_bad_image": "skip", "weights": (9.0, 1.0), "crops_per_image": 2}
+
+    def read(count, **more):
+        loader = make_loader(banks, global_batch_size=count, **options, **more)
+        batches = [loader.batch(step) for step in range(loader.steps_per_epoch)]
+        assert all(batch.keys() == loader.specs[0].keys() for batch in batches)
+        return batches
+
+    def crops(batches):
+        counted = [
+            (b["image"][i], b["pixels"][i]) for b in batches for i in np.flatnonzero(b["weight"])
+        ]
+        assert len({int(image) for image, _ in counted}) == len(counted)
+        return {int(image): pixels.tobytes() for image, pixels in counted}
+
+    found = crops(read(rows))
+    assert sorted(found) == [0, 1, 2, 3, *range(5, 15)]
+    assert found == crops(read(1)) == crops(read(rows, flip=True, rotate=True))
+    if rows % 2 == 0:
+        halves = [read(rows, process_index=index, process_count=2) for index in (0, 1)]
+        assert crops([*halves[0], *halves[1]]) == found

@@ -13,7 +13,7 @@ from phenomjax.config import image_data
 from phenomjax.config.checks import at_least_one
 from phenomjax.models import draws
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.image_objective import ImageObjective
+from phenomjax.tasks.image_objective import ImageObjective, row_sums
 
 
 def add_sections(c):
@@ -59,8 +59,7 @@ class Contrastive(ImageObjective):
 
     def evaluate(self, params, batch, carry):
         losses, right = self.losses(params, batch, jax.random.key(0))
-        count = jnp.float32(losses.size)
-        return {"loss": (losses.sum(), count), "accuracy": (right.sum(), count)}, carry
+        return row_sums({"loss": losses, "accuracy": right}, batch), carry
 
     def embed(self, params, batch, carry=()):
         return self.encode(params, batch["pixels"]), carry

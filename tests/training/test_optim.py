@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from phenomjax import config, optim
+from phenomjax import config, optim, step
 from phenomjax.system.errors import UserError
 
 
@@ -99,3 +99,19 @@ def test_keys_of_the_schedule_that_do_not_fit_are_errors(changes, text):
     with pytest.raises(UserError) as error:
         config.finalize(c)
     assert text in str(error.value)
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_moving_average_forgets_its_beginning(warmup):
+    """Against the recursion by hand; with a warm-up a short run is not judged by where it began."""
+    c = config.base()
+    c.optimizer.ema_decay, c.optimizer.ema_warmup = 0.9999, warmup
+    ema = params = {"kernel": jnp.float32(-100.0)}
+    expected = -100.0
+    for t in range(300):
+        params = {"kernel": jnp.float32(t)}
+        ema = step.average(ema, params, jnp.int32(t), c.optimizer)
+        kept = min(0.9999, (1 + t) / (10 + t)) if warmup else 0.9999
+        expected = kept * expected + (1 - kept) * t
+    np.testing.assert_allclose(ema["kernel"], expected, rtol=1e-4)
+    assert (expected > 250) == warmup

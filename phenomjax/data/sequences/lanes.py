@@ -17,7 +17,7 @@ from phenomjax.data.batches import Batches
 from phenomjax.data.prefetch import Prefetcher
 from phenomjax.data.selections import Chosen
 from phenomjax.data.sequences.bank import TokenBank
-from phenomjax.data.sequences.segments import LanePlan, Segments
+from phenomjax.data.sequences.segments import LanePlan, OncePlan, Segments
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.data.subset import nested
 from phenomjax.system.errors import UserError
@@ -202,7 +202,8 @@ class LaneLoader:
     Lanes of the train split begin at a random place of the epoch's stream (its end continues at its
     start), and their last tokens, less than a segment, are left out until another epoch. Where the
     rows of a batch change, the rest of the epoch is shared out anew (`segments.LanePlan`). The
-    validation split is read once, in order, all of it.
+    validation split is read once, in order, all of it, in lanes of which a batch has a row each; or
+    with `once` in lanes that do not depend on the batch (`segments.OncePlan`).
 
     Args:
       banks: what to read, one after the other.
@@ -212,6 +213,7 @@ class LaneLoader:
       chosen, subset: the part of the banks that is read; see `Corpus`.
       global_batch_size: rows of a batch over all processes, that is lanes.
       stages: (position, rows) from which on batches have other rows; () = they never do.
+      once: whether lanes, and so what a row knows of the text before, depend on the text alone.
       random_offset: whether epochs begin at random places.
       process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
         count).
@@ -239,6 +241,7 @@ class LaneLoader:
         chosen: Sequence[Chosen] = (),
         subset: float = 1.0,
         stages: Sequence[tuple[int, int]] = (),
+        once: bool = False,
     ):
         self.batches = Batches(stages or [(0, global_batch_size)])
         self.corpus, self.split, self.segment_len, self.seed = (
@@ -268,7 +271,15 @@ class LaneLoader:
                 f" --config.global_batch_size={fits} or less, a smaller --config.data.segment_len,"
                 f" or {'a larger --config.data.subset' if subset < 1 else 'add sequences'}."
             )
-        self._plan = LanePlan(self.batches, tokens, segment_len, whole=split == "train")
+        self.once, self._plan = (
+            once,
+            (
+                OncePlan(self.batches, tokens, segment_len)
+                if once
+                else LanePlan(self.batches, tokens, segment_len, whole=split == "train")
+            ),
+        )
+        self.lanes = self._plan.lanes(global_batch_size)
         self.lane_len = self._plan.lane_len(global_batch_size)
         self.steps_per_epoch = self._plan.steps(global_batch_size)
         self._stream = functools.lru_cache(maxsize=2)(self._make_stream)
@@ -356,7 +367,7 @@ class LaneLoader:
         corpus = self.corpus
         return (
             f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of"
-            f" {', '.join(b.path.name for b in corpus.banks)} in {self.global_batch_size} lanes of"
+            f" {', '.join(b.path.name for b in corpus.banks)} in {self.lanes} lanes of"
             f" {self.lane_len:,}; segments of {self.segment_len}, {self.steps_per_epoch:,} steps an"
             " epoch"
         )

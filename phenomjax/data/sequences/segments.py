@@ -67,6 +67,49 @@ class _Stage:
     levels: tuple[_Level, ...]
 
 
+class OncePlan:
+    """The segments of an evaluation, whose sums do not depend on how many rows a batch has.
+
+    The text is cut into lanes of a length that it alone decides, and a batch reads as many of them
+    as it has rows, from end to end, before it goes on with the next. A lane begins without memory,
+    so a shorter one costs context, and a longer one leaves rows without work where there are fewer
+    lanes than rows.
+
+    Args:
+      batches: all of one size.
+      tokens: of the text.
+      segment_len: tokens of a segment.
+    """
+
+    LANES, SHORTEST, LONGEST = 256, 4, 32  # how many are wanted; segments of one
+
+    def __init__(self, batches: Batches, tokens: int, segment_len: int):
+        segments = -(-tokens // segment_len)
+        self._rows, self._segment_len = batches.most, segment_len
+        self._segments = min(max(segments // self.LANES, self.SHORTEST), self.LONGEST)
+        self._lanes = -(-segments // self._segments)
+
+    def lanes(self, rows: int) -> int:
+        """How many there are, read by so many rows."""
+        return self._lanes
+
+    def lane_len(self, rows: int) -> int:
+        """Tokens of each."""
+        return self._segments * self._segment_len
+
+    def steps(self, rows: int) -> int:
+        """Steps in which so many rows read all of them."""
+        return -(-self._lanes // rows) * self._segments
+
+    def at(self, position: int, rows: Sequence[int]) -> Segments:
+        """What some rows of the batch at a position read; a lane behind the last one is empty."""
+        epoch, step = divmod(position, self.steps(self._rows))
+        turn, segment = divmod(step, self._segments)
+        lane = np.array(rows, np.int64) + turn * self._rows
+        number, fresh = np.full_like(lane, segment), np.full(len(lane), segment == 0)
+        return Segments(epoch, self.lane_len(self._rows), self._segments, lane, number, fresh)
+
+
 class LanePlan:
     """The segments of all steps.
 
@@ -87,6 +130,10 @@ class LanePlan:
         self._stages: list[_Stage] = []
         for position, rows in batches.stages:
             self._stages.append(self._stage(position, rows))
+
+    def lanes(self, rows: int) -> int:
+        """As many as rows."""
+        return rows
 
     def lane_len(self, rows: int) -> int:
         """Tokens of each of so many lanes."""

@@ -37,7 +37,8 @@ class SpanLoader(LaneLoader):
     beginning; fresh, row and sequence as in `LaneLoader`.
 
     A step moves on by reuse_len tokens, so A and B are read again as the first part of rows to
-    come; rates count all of segment_len.
+    come; rates count all of segment_len. With `once` a batch also has weight [rows] bool, false for
+    rows behind the end of the text: the first parts of the others are all of it, once.
 
     Args:
       segment_len: tokens of a row.
@@ -92,6 +93,8 @@ class SpanLoader(LaneLoader):
             "row": ((rows,), np.int32),
             "sequence": ((rows,), np.uint32),
         }
+        if self.once:
+            shapes["weight"] = (rows,), np.bool_
         return [{name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
@@ -101,7 +104,7 @@ class SpanLoader(LaneLoader):
         here = self._segments(step)
         # the direction is of the lane: what is left of it after a change of rows is so too
         reverse = (here.lane % 2 == 1) & self.bi_data
-        draws = self._draws(step)
+        draws = self._draws(step, here)
         tokens, segment, sequence = self._text(here, reverse, draws[:, -2:])
         functional = (tokens == SEP) | (tokens == CLS)  # no bank holds these
         targets, ranks, first_rank, start, drawn = (
@@ -121,7 +124,12 @@ class SpanLoader(LaneLoader):
             targets.append(target + start)
             # All of a part comes after all of the part before.
             start, drawn, first_rank = start + size, drawn + goal, first_rank + goal + 1
-        return {
+        weight = {}
+        if self.once:
+            number = np.where(reverse, here.steps - 1 - here.number, here.number)
+            begins = here.lane * here.lane_len + number * self.reuse_len
+            weight = {"weight": begins < self.corpus.num_tokens}
+        return weight | {
             "tokens": tokens,
             "segment": segment,
             "rank": ranks,
@@ -137,23 +145,30 @@ class SpanLoader(LaneLoader):
         corpus = self.corpus
         return (
             f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of"
-            f" {', '.join(b.path.name for b in corpus.banks)} in {self.global_batch_size} lanes of"
+            f" {', '.join(b.path.name for b in corpus.banks)} in {self.lanes} lanes of"
             f" {self.lane_len:,}{', every other one backwards' if self.bi_data else ''}; rows of"
             f" {self.row_len} tokens that move on by {self.reuse_len}, {sum(self.goals)} targets"
             f" each, {self.steps_per_epoch:,} steps an epoch"
         )
 
-    def _draws(self, step: int) -> np.ndarray:
+    def _draws(self, step: int, here: Segments) -> np.ndarray:
         """Random numbers of this process's rows [rows, row_len + num_predict + 2 or a few more]
         uint64.
         """
         count = -(-(self.row_len + sum(self.goals) + 2) // 4) * 4  # Philox counts in fours
         # all runs are judged on the same spans
         seed, stream = (self.seed, 4) if self.split == "train" else (0, 5)
+        key = np.array([seed, stream], np.uint64)
+
+        def drawn(row: int, step: int, rows: int) -> np.ndarray:
+            counter = np.array([row * (count // 4), step, 0, 0], np.uint64)
+            return np.random.Philox(key=key, counter=counter).random_raw(count * rows)
+
         local = self._local(step)
-        counter = np.array([local.start * (count // 4), step, 0, 0], np.uint64)
-        generator = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
-        return generator.random_raw(count * len(local)).reshape(len(local), count)
+        if not self.once:
+            return drawn(local.start, step, len(local)).reshape(len(local), count)
+        places = here.lane * here.steps + here.number  # by the place in the text
+        return np.stack([drawn(place, 0, 1) for place in places.tolist()])
 
     def _text(
         self, here: Segments, reverse: np.ndarray, draws: np.ndarray

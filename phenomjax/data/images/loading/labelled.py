@@ -43,7 +43,8 @@ class LabelledLoader(ImageLoader):
 
     Where batches have parts, row r is of part r % parts, and a part is of one group. In training,
     images come as `PartOrder` says; else each comes once in `steps_per_epoch` steps (see
-    `EachOnce`), and what fills the last rows of a group has the label -1.
+    `EachOnce`), and what fills the last rows of a group has the label -1, as has what does not
+    count.
 
     Args:
       banks: what to read.
@@ -73,13 +74,11 @@ class LabelledLoader(ImageLoader):
         self.parts, self._control_share = parts, control_share
         self._ids: np.ndarray | None = None  # images in the order in which they count, by pools
         self._starts: list[int] = []  # of the pools
-        super().__init__(banks, rows=rows, **settings)
+        super().__init__(banks, rows=rows, once=settings["split"] != "train", **settings)
 
     @property
     def steps_per_epoch(self) -> int:
-        if isinstance(self._order, EachOnce | PartOrder):
-            return self._order.steps
-        return super().steps_per_epoch
+        return self._order.steps if isinstance(self._order, PartOrder) else super().steps_per_epoch
 
     def describe(self) -> str:
         """One paragraph for the start-up banner."""
@@ -205,11 +204,5 @@ class LabelledLoader(ImageLoader):
         arrays["cell_type"][mine] = self.labels.cell_type[images]
         arrays["control"][mine] = self.labels.control[images]
         label = self.labels.label[images]
-        if isinstance(self._order, EachOnce) and self._ids is not None:
-            order, (group, batch) = self._order, self._place(step)
-            places = [row // self.crops_per_image for row in range(start, stop)]
-            counts = [order.counts(group, batch, place) for place in places]
-            meant = self._ids[[order.image(group, batch, place) for place in places]]
-            # another one that took the place of a bad image has a place of its own
-            label = np.where(counts & (meant == images), label, np.int32(-1))
-        arrays["label"][mine] = label
+        # another one that took the place of a bad image has a place of its own
+        arrays["label"][mine] = np.where(arrays["weight"][mine], label, -1) if self.once else label

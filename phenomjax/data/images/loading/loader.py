@@ -16,7 +16,14 @@ import numpy as np
 from phenomjax.data.batches import Batches
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading import fitness
-from phenomjax.data.images.loading.order import BatchOrder, Order, crop_draws
+from phenomjax.data.images.loading.order import (
+    BatchOrder,
+    Finite,
+    OnceOrder,
+    Order,
+    crop_draws,
+    item_draws,
+)
 from phenomjax.data.images.loading.reader import (
     INDEX_CACHE_BYTES,
     BadImageError,
@@ -58,7 +65,8 @@ class ImageLoader:
     A batch is a dict of arrays whose leading axis is the row: pixels [rows, crop, crop, C] uint8 or
     uint16, channels [rows, C] int32 (positions in the vocabulary), row [rows] int32 (0 to
     global_batch_size - 1) and image [rows] int32 (counted over all banks). All rows of one batch
-    have the channels and dtype of one group.
+    have the channels and dtype of one group. Where each image comes once, weight [rows] bool says
+    which rows count: not those that fill the last batch, nor what took the place of a bad image.
 
     Args:
       banks: what to read.
@@ -73,6 +81,9 @@ class ImageLoader:
       crops_per_image: consecutive rows that are crops of one image, decoded together.
       flip: mirror rows left-right and up-down, each with probability 1/2.
       rotate: turn rows by 0, 90, 180 or 270 degrees.
+      once: each image once in `steps_per_epoch` steps, as it is, neither flipped nor turned, with
+        a crop that depends on the image alone: what is summed over these rows does not depend on
+        the size of a batch. Weights of banks do not count, nor does crops_per_image.
       seed: of the order and of all draws.
       global_batch_size: rows of a batch over all processes.
       stages: (position, rows) from which on batches have other rows; () = they never do.
@@ -114,6 +125,7 @@ class ImageLoader:
         crops_per_image: int = 1,
         flip: bool = False,
         rotate: bool = False,
+        once: bool = False,
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -123,12 +135,9 @@ class ImageLoader:
         max_bad_images: int = 100,
     ):
         self.banks, self.channels, self.split = list(banks), tuple(channels), split
-        self.crop_size, self.crops_per_image, self.flip, self.rotate = (
-            crop_size,
-            crops_per_image,
-            flip,
-            rotate,
-        )
+        self.crop_size, self.once = crop_size, once
+        self.crops_per_image = 1 if once else crops_per_image
+        self.flip, self.rotate = flip and not once, rotate and not once
         self.seed, self.global_batch_size, self.prefetch_batches = (
             seed,
             global_batch_size,
@@ -180,6 +189,8 @@ class ImageLoader:
 
     @property
     def steps_per_epoch(self) -> int:
+        if isinstance(self._order, Finite):
+            return self._order.steps
         return -(-self.num_images * self.crops_per_image // self.global_batch_size)
 
     @property
@@ -222,7 +233,7 @@ class ImageLoader:
           the batch]).
         """
         group, batch = self._place(step)
-        draws = crop_draws(self.seed, step, start, stop)
+        draws = [] if self.once else crop_draws(self.seed, step, start, stop)
         for place, rows in itertools.groupby(
             range(start, stop), key=lambda row: row // self.crops_per_image
         ):
@@ -230,7 +241,12 @@ class ImageLoader:
             bank, image = self._locate(number, 0)
             _, height, width, _ = self.banks[bank].shape
             free_y, free_x = height - self.crop_size + 1, width - self.crop_size + 1
-            mine = (draws[row - start] for row in rows)
+            mine = (
+                item_draws(self.seed, self._first_id[bank] + image)
+                if self.once
+                else draws[row - start]
+                for row in rows
+            )
             crops = [(y * free_y >> 32, x * free_x >> 32, turn) for y, x, turn, *_ in mine]
             yield number, image, crops
 
@@ -276,9 +292,13 @@ class ImageLoader:
         return self._order.batch(step - self.batches.begin)
 
     def _make_order(self, weights: Sequence[float]) -> Order:
+        sizes = [[len(self._rows[bank]) for bank in group.banks] for group in self.groups]
+        if self.once:
+            rows, images = self.global_batch_size, list(map(sum, sizes))
+            return OnceOrder(images, seed=self.seed, images_per_batch=rows)
         per_image, begin = self.crops_per_image, self.batches.begin
         return BatchOrder(
-            [[len(self._rows[bank]) for bank in group.banks] for group in self.groups],
+            sizes,
             [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
             seed=self.batches.seed(self.seed),
             images_per_batch=self.global_batch_size // per_image,
@@ -314,7 +334,7 @@ class ImageLoader:
             "channels": ((rows, depth), ids),
             "row": ((rows,), ids),
             "image": ((rows,), ids),
-        }
+        } | ({"weight": ((rows,), np.dtype(bool))} if self.once else {})
 
     def _buffer_bytes(self) -> int:
         pixels = max(len(group.channels) * group.dtype.itemsize for group in self.groups)
@@ -365,6 +385,26 @@ class ImageLoader:
             ys, xs = [crop[0] for crop in crops], [crop[1] for crop in crops]
             image[rows] = self._read(outs, number, ys, xs)
             row = rows.stop
+        if self.once:
+            first = self._local(step).start
+            mine = slice(start - first, stop - first)
+            arrays["weight"][mine] = self._counted(step, start, image[mine])
+
+    def _counted(self, step: int, start: int, read: np.ndarray) -> list[bool]:
+        """Which rows from `start` on are of an image that comes for the first time and was read.
+
+        Args:
+          read: the image that is in each row.
+        """
+        order = self._order
+        assert isinstance(order, Finite)
+        group, batch = self._place(step)
+        counted = []
+        for place, image in enumerate(read.tolist(), start):
+            bank, row = self._locate(order.image(group, batch, place), 0)
+            meant = self._first_id[bank] + row
+            counted.append(meant == image and order.counts(group, batch, place))
+        return counted
 
     def _oriented(self, out: np.ndarray, draw: int) -> np.ndarray:
         """A view of `out`; a crop written into it arrives mirrored, then turned by a multiple of 90

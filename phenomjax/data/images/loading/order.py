@@ -6,10 +6,11 @@ of it addressed by position. The position of a crop comes from a counter-based g
 counter is (row, step).
 """
 
+import bisect
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -105,6 +106,62 @@ class BatchOrder:
         stages = self._stages[group]
         number, images, each = next(stage for stage in reversed(stages) if stage[0] <= batch)
         return self._images[group][images + (batch - number) * each + place]
+
+
+@runtime_checkable
+class Finite(Order, Protocol):
+    """An order in which each image comes once.
+
+    Attributes:
+      steps: in which all images come.
+    """
+
+    steps: int
+
+    def counts(self, group: int, batch: int, place: int) -> bool:
+        """Whether the image at a place is there for the first time, and no filler of a batch."""
+        ...
+
+
+class OnceOrder:
+    """Each image once, in the order of the first epoch of `BatchOrder`; the last batch of a group
+    is filled with images of its second, which do not count.
+
+    Args:
+      sizes: for each group, its images.
+      seed: of the order.
+      images_per_batch: different images in one global batch.
+
+    Attributes:
+      steps: in which all images come.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, seed: int, images_per_batch: int):
+        self._sizes, self._count = sizes, images_per_batch
+        whole = [[size] for size in sizes]
+        self._order = BatchOrder(whole, None, seed=seed, images_per_batch=images_per_batch)
+        self._ends = list(itertools.accumulate(-(-size // images_per_batch) for size in sizes))
+        self.steps = self._ends[-1]
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """(group, number of this batch within its group) of a step; the groups one by one."""
+        step %= self.steps
+        group = bisect.bisect_right(self._ends, step)
+        return group, step - (self._ends[group - 1] if group else 0)
+
+    def image(self, group: int, batch: int, place: int) -> int:
+        """The image at a place of a group's batch, counted over all groups."""
+        return self._order.image(group, batch, place)
+
+    def counts(self, group: int, batch: int, place: int) -> bool:
+        """Whether the image at a place is there for the first time, and no filler of a batch."""
+        return batch * self._count + place < self._sizes[group]
+
+
+def item_draws(seed: int, item: int) -> list[int]:
+    """Random numbers as of `crop_draws` that depend on the image alone."""
+    key, counter = np.array([seed, 6], np.uint64), np.array([item, 0, 0, 0], np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(4).view(np.uint32).tolist()
 
 
 def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
