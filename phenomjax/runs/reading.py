@@ -1,5 +1,6 @@
 """Reads the workdir of a run: state, metrics, goodput, configuration."""
 
+import calendar
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ from phenomjax.checkpoints.workdir import saved_step
 from phenomjax.config.checks import flatten
 from phenomjax.config.stored import rank
 from phenomjax.scaling.forecast.record import OUTCOME
+from phenomjax.system import owners
 from phenomjax.system.errors import UserError
 from phenomjax.training import metrics
 from phenomjax.training.goodput import summary
@@ -185,6 +187,10 @@ def _forecast(run: Run) -> str:
 
 def state(path: Path, step: int, num_steps: int) -> str:
     """State of a run, as the first lines of this file say."""
+    owner = owners.owner_of(path)
+    lives = owners.alive(owner) if owner else False
+    if lives:
+        return "running"
     try:
         lines = (path / "logs" / "process_000.log").read_text(errors="replace").splitlines()
     except OSError:
@@ -199,14 +205,23 @@ def state(path: Path, step: int, num_steps: int) -> str:
             return "failed"
     began = BEGAN.match(lines[last])
     assert began
+    if owner and lives is False:
+        return "failed"
     if began[2] == socket.gethostname() and Path("/proc/self").exists():
-        written = time.mktime(time.strptime(began[1], "%Y-%m-%d %H:%M:%S"))
         try:  # a process that began after that line is another one with the same number
-            return (
-                "running" if Path(f"/proc/{began[3]}").stat().st_ctime < written + 2 else "failed"
-            )
+            process = Path(f"/proc/{began[3]}").stat().st_ctime
+            return "running" if process < _seconds(began[1]) + 2 else "failed"
         except OSError:
             return "failed"
-    files = [*path.glob("logs/*"), path / "metrics.jsonl", path / "progress", path / "goodput.json"]
+    names = ("metrics.jsonl", "progress", "goodput.json", owners.FILE)
+    files = [*path.glob("logs/*"), *(path / name for name in names)]
     newest = max((f.stat().st_mtime for f in files if f.exists()), default=0.0)
     return "running" if time.time() - newest < QUIET_SECONDS else "failed"
+
+
+def _seconds(written: str) -> float:
+    """When a line of a log was written, in seconds since the epoch; logs of older versions are in
+    the time of the place.
+    """
+    clock = time.strptime(written.rstrip("Z"), "%Y-%m-%d %H:%M:%S")
+    return calendar.timegm(clock) if written.endswith("Z") else time.mktime(clock)

@@ -103,7 +103,10 @@ def log_to_file(path: Path) -> None:
     leave_files()  # of a run before this one, in a notebook
     path.parent.mkdir(exist_ok=True)
     handler = logging.FileHandler(path, delay=False)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    # UTC: whoever reads it may be in another time zone
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%SZ")
+    formatter.converter = time.gmtime  # type: ignore[method-assign]
+    handler.setFormatter(formatter)
     handler.addFilter(
         lambda record: record.levelno >= logging.WARNING or record.name == "phenomjax.process"
     )

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from phenomjax.cluster import messages
 from phenomjax.step import StepMetrics
 from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.log import counted
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import ItemIds
 from phenomjax.training.metrics import Window
@@ -104,15 +105,9 @@ class RollBacks:
         """
         c, what = self._run.config, self._describe(error)
         if c.divergence.action == "stop" or len(self.done) >= c.divergence.max_rollbacks:
-            tried = f" after {len(self.done)} roll-backs" if self.done else ""
-            raise UserError(
-                f"{what} Stopped{tried}; the last good checkpoint is step {good} in"
-                f" {self._run.workdir}. Usual mends: a lower --config.optimizer.learning_rate (now"
-                f" {c.optimizer.learning_rate:g}), --config.optimizer.clip_norm=1.0,"
-                " --config.divergence.action=rollback to skip such windows, or `python -m"
-                " phenomjax.prepare inspect` of their bank.",
-                EXIT_FAILED,
-            )
+            count = len(self.done)
+            tried = f" after {counted(count, 'roll-back')}" if count else ""
+            raise UserError(f"{what} Stopped{tried}; {self._mends(good)}", EXIT_FAILED)
         assert good is not None  # a roll-back run saves step 0
         self.done = [*self.done, {"at": good, "skip": error.step - good}]
         say = log if messages.is_main() else own  # all do the same; one says it on the screen
@@ -125,6 +120,30 @@ class RollBacks:
             len(self.done),
             c.divergence.max_rollbacks,
         )
+
+    def _mends(self, good: int | None) -> str:
+        """Where the run stands, and what helps beyond what it does already."""
+        c, workdir = self._run.config, self._run.workdir
+        o = c.optimizer
+        at = (
+            "no checkpoint was written before."
+            if good is None
+            else (f"the last good checkpoint is step {good} in {workdir}.")
+        )
+        start = "" if good is None else f" --config.continue_from={workdir}@{good}"
+        clip = 1.0 if o.clip_norm <= 0 or o.clip_norm > 1 else o.clip_norm / 2
+        ways = [
+            f"a lower rate, --config.optimizer.learning_rate={o.learning_rate / 3:.2g} (now"
+            f" {o.learning_rate:g})",
+            f"--config.optimizer.clip_norm={clip:g} (now {o.clip_norm:g})",
+        ]
+        text = f"{at} What usually helps, in another --workdir{start}: {', or '.join(ways)}."
+        if c.divergence.action == "stop":
+            text += " In this one: --config.divergence.action=rollback, which skips such windows."
+        banks = c.data.banks if "banks" in c.data else ()
+        if banks:
+            text += f" `python -m phenomjax.prepare inspect {banks[0]}` shows what the data hold."
+        return text
 
     def _describe(self, error: Diverged) -> str:
         """What happened, at which items of all processes."""

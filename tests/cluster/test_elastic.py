@@ -265,7 +265,7 @@ def test_a_diverging_learning_rate_is_met_alike_by_all(tmp_path):
     assert finish(processes) == [1, 1]
     said = " ".join("".join(output(work, i) for i in range(2)).split())
     assert (
-        said.count("error: Training diverged at step") == 1 and "Stopped after 1 roll-backs" in said
+        said.count("error: Training diverged at step") == 1 and "Stopped after 1 roll-back;" in said
     )
 
 

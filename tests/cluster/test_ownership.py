@@ -13,8 +13,9 @@ import time
 import pytest
 
 from phenomjax.cluster import ownership
-from phenomjax.cluster.ownership import FILE, owned, owner_of
+from phenomjax.cluster.ownership import owned
 from phenomjax.system.errors import UserError
+from phenomjax.system.owners import FILE, owner_of, process_began
 from tests.lab import ROOT
 
 
@@ -48,7 +49,7 @@ def write(folder, **changes):
 
 
 def of(process):
-    return {"pid": process.pid, "began": ownership._began(process.pid)}
+    return {"pid": process.pid, "began": process_began(process.pid)}
 
 
 def test_a_folder_is_owned_inside_and_free_afterwards(tmp_path):
@@ -113,11 +114,13 @@ def test_on_its_own_machine_a_dead_owner_is_followed_at_once(tmp_path, sleeper, 
     assert time.monotonic() - began < 2
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"token": "../x"}', '{"pid": 1}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"token": "../x"}', '"pid": 0', '"pid": "x"'])
 def test_an_owner_that_cannot_be_read_is_watched_as_one_of_another_host(
     tmp_path, monkeypatch, damage
 ):
     monkeypatch.setattr(ownership, "SILENCE_SECONDS", 0.3)
+    if damage.startswith('"pid"'):
+        damage = re.sub('"pid": [0-9]+', damage, ownership.this_process(tmp_path).text())
     (tmp_path / FILE).write_text(damage)
     with owned(tmp_path):
         assert owner_of(tmp_path).pid == os.getpid()

@@ -14,8 +14,10 @@ from html.parser import HTMLParser
 import pytest
 
 from phenomjax import config
+from phenomjax.cluster import ownership
 from phenomjax.config import stored
 from phenomjax.runs import __main__, reading
+from phenomjax.system import owners
 from phenomjax.system.errors import UserError
 
 HOST = socket.gethostname()
@@ -77,6 +79,30 @@ def test_states(tmp_path):
     assert (
         reading.state(elsewhere, 1, 10) == "stopped" and reading.state(elsewhere, 10, 10) == "done"
     )
+
+
+def test_states_are_those_of_the_owner_in_any_time_zone(tmp_path, monkeypatch):
+    """A log of this version is in UTC; a folder that a living process has is running whatever the
+    log says of an earlier start.
+    """
+    run = make(tmp_path / "run", [began(os.getpid()), "first step done: 1"])
+    log = run / "logs" / "process_000.log"
+    utc = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime())
+    log.write_text(f"{utc} {began(os.getpid())}\n")
+    for zone in ("Asia/Tokyo", "America/Los_Angeles"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert reading.state(run, 1, 10) == "running"
+    monkeypatch.undo()
+    time.tzset()
+    log.write_text(f"{utc} {began(1, 'node7')}\n{utc} error: it broke\n")
+    with ownership.owned(run):
+        assert reading.state(run, 1, 10) == "running"
+        owner = owners.owner_of(run)
+    assert reading.state(run, 1, 10) == "failed"
+    log.write_text(f"{utc} {began(1, 'node7')}\n")
+    (run / owners.FILE).write_text(owner.text())  # as one that was killed leaves it
+    assert reading.state(run, 1, 10) == "failed"
 
 
 LINES = (

@@ -30,13 +30,13 @@ def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
     lines = WorkdirFiles(tmp_path, resume_step=2)
-    lines.scalars(3, {"x": 0.5})
-    lines.close()
+    lines.scalars(3, {"x": 0.5})  # on the disk at once, for those who look on
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 1},
         {"step": 2},
         {"step": 3, "x": 0.5},
     ]
+    lines.close()
     WorkdirFiles(tmp_path, resume_step=None).close()
     assert path.read_text() == ""  # a new run begins an empty file
 

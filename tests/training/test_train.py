@@ -173,13 +173,19 @@ def test_rollbacks_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", tuple(range(5, 40)))
     with pytest.raises(
         UserError, match="Stopped after 3 roll-backs; the last good checkpoint is step 4"
-    ):
+    ) as error:
         train.run(make_config(divergence__action="rollback"), tmp_path)
+    assert "action=rollback" not in str(error.value)  # which did not help
+    assert f"--config.continue_from={tmp_path}@4" in str(error.value)
 
 
 def test_exploding_gradient_counts_as_diverged(tmp_path):
-    with pytest.raises(UserError, match="diverged at step 1"):
-        train.run(make_config(divergence__max_grad_norm=1e-6), tmp_path)
+    with pytest.raises(UserError, match="diverged at step 1") as error:
+        train.run(make_config(divergence__max_grad_norm=1e-6, optimizer__clip_norm=0.5), tmp_path)
+    text = str(error.value)
+    assert "no checkpoint was written before" in text and "None" not in text
+    assert "clip_norm=0.25 (now 0.5)" in text  # not what was there
+    assert "In this one: --config.divergence.action=rollback" in text
 
 
 def test_latest_and_best_checkpoints_and_every_so_many_stay(tmp_path):

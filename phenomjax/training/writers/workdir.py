@@ -40,6 +40,7 @@ class WorkdirFiles:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()  # for those who look on; `flush` is for the loss of power
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         path = files.save_figure(figure, self._figures / f"{name}_{step:07d}.png", dpi=110)
