@@ -12,6 +12,7 @@ is on disk, on GPUs), and Python's imports from a slow disk.
 """
 
 import argparse
+import functools
 import os
 import random
 import shutil
@@ -77,7 +78,8 @@ def kill_processes(lab, folder, kills, nodes):
             lambda step=step: (folder / "run" / "progress").read_text() != step, "a checkpoint"
         )
         rank, pid = random.choice(sorted(ranks(folder / "run").items()))
-        seconds.append(until_next_step(folder / "run", lambda pid=pid: os.kill(pid, signal.SIGKILL)))
+        kill = functools.partial(os.kill, pid, signal.SIGKILL)
+        seconds.append(until_next_step(folder / "run", kill))
         report(f"SIGKILL of process {rank}", seconds[-1])
     print(f"job requeued {lab.restarts(job)} times")
     return seconds
@@ -106,7 +108,7 @@ def lose_nodes(lab, folder, kills):
         )
         wait_until(lambda log=log: "are in memory" in text(log), "the first copies")
         time.sleep(2)
-        seconds.append(until_next_step(workdir, lambda node=node: lab.crash(node)))
+        seconds.append(until_next_step(workdir, functools.partial(lab.crash, node)))
         report(f"loss of {node}, continuing at {continued_at(log)}", seconds[-1])
         lab.run("scancel", job)
         wait_until(lambda job=job: lab.state(job) == "CANCELLED", "the end of the job")
