@@ -9,6 +9,7 @@ the trial, which saves; the trial is given back and the worker exits with 75.
 
 import logging
 import math
+import os
 import signal
 import subprocess
 import time
@@ -182,6 +183,8 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=self.settings.directory,
+                # where W&B shows the trials of a sweep together
+                env={"WANDB_RUN_GROUP": "/".join(self.settings.path.parts[-2:]), **os.environ},
                 # Ctrl-C in the terminal reaches the front door alone, which passes it on in order
                 start_new_session=True,
                 preexec_fn=die_with_parent(signal.SIGKILL),

@@ -1,6 +1,7 @@
 """Windows, writers and what a resume does to metrics.jsonl."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,65 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
         match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`",
     ):
         opening.main_writers(tmp_path, c, None)
+
+
+class WandB:
+    """What is used of W&B; nobody is logged in until `key` is given."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self):
+        self.errors, self.key, self.inits, self.said = self, "", [], []
+
+    def Settings(self, **settings):
+        return settings
+
+    def init(self, **settings):
+        if not self.key and settings.get("mode") != "offline":
+            raise self.Error("No API key configured. Use `wandb login` to log in.")
+        self.inits.append(settings)
+        return self
+
+    def log(self, values, step):
+        self.said.append((step, dict(values)))
+
+    def finish(self, exit_code):
+        self.said.append(exit_code)
+
+
+def test_a_run_of_wandb_is_that_of_its_folder(tmp_path, monkeypatch, caplog):
+    """Folders of the same name are two runs, a continued one is one; without a login it is kept."""
+    fake = WandB()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: name)
+    c = config.base()
+    c.log.tensorboard, c.log.wandb_project, c.log.wandb_tags = False, "cells", ("a", "b")
+
+    def start(name, resume=None):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        _, writer = opening.main_writers(tmp_path / name, c, resume)
+        writer.scalars(3, {"train/loss": 0.5})
+        writer.close()
+        return fake.inits[-1]
+
+    one = start("a/l8")
+    assert one["mode"] == "offline" and fake.said == [(3, {"train/loss": 0.5}), 0]
+    sync = f"`wandb sync {tmp_path}/a/l8/wandb/offline-run-*`"
+    assert "No API key configured" in caplog.text and sync in caplog.text
+    fake.key = "known"
+    caplog.clear()
+    other, trial = start("b/l8"), start("b/study/trials/0003")
+    assert "mode" not in other and not caplog.text
+    assert len({one["id"], other["id"], trial["id"]}) == 3
+    assert start("a/l8", resume=3)["id"] == one["id"]
+    assert (other["name"], trial["name"]) == ("l8", "study/0003")
+    assert (other["tags"], other["entity"], other["group"]) == (("a", "b"), None, None)
+    c.log.wandb_name, c.log.wandb_entity, c.log.wandb_group = "n", "e", "g"
+    named = start("b/l8")
+    assert (named["name"], named["entity"], named["group"]) == ("n", "e", "g")
+    (tmp_path / "old" / "wandb").mkdir(parents=True)  # of a version that took the folder's name
+    assert start("old", resume=3)["id"] == "old"
 
 
 def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -15,9 +14,7 @@ from ml_collections import ConfigDict
 from phenomjax.config.checks import flatten
 from phenomjax.system import locks
 from phenomjax.system.errors import UserError
-
-if TYPE_CHECKING:
-    pass
+from phenomjax.training.writers.workdir import run_name
 
 log = logging.getLogger("phenomjax")
 
@@ -76,7 +73,7 @@ class MLflow:
                     if stored.params.get(key) != value[:6000]:
                         self._client.set_tag(self._id, f"continued with {key}", value[:5000])
             else:
-                created = self._client.create_run(experiment, run_name=workdir.name)
+                created = self._client.create_run(experiment, run_name=run_name(workdir))
                 self._id, self._there = created.info.run_id, {}
                 items = [Param(key, value[:6000]) for key, value in params.items()]
                 for start in range(0, len(items), 100):  # MLflow takes no more at once

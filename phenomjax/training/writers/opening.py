@@ -19,7 +19,8 @@ from phenomjax.training.context import RunContext
 from phenomjax.training.feed import ItemIds
 from phenomjax.training.metrics import Found
 from phenomjax.training.writers.mlflow import MLflow
-from phenomjax.training.writers.services import TensorBoard, WeightsAndBiases
+from phenomjax.training.writers.tensorboard import TensorBoard
+from phenomjax.training.writers.weights_and_biases import WeightsAndBiases
 from phenomjax.training.writers.workdir import WorkdirFiles
 
 log = logging.getLogger("phenomjax")

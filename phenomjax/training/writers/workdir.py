@@ -14,6 +14,13 @@ from phenomjax.training.metrics import FILE, MetricsLine, read_metrics
 log = logging.getLogger("phenomjax")
 
 
+def run_name(workdir: Path) -> str:
+    """What a run is called beside others: its folder, and of a trial also its sweep."""
+    if workdir.parent.name == "trials":
+        return f"{workdir.parents[1].name}/{workdir.name}"
+    return workdir.name
+
+
 class WorkdirFiles:
     """WORKDIR/metrics.jsonl, one object a line with `step` first, and WORKDIR/figures.
 
