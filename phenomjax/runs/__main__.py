@@ -5,9 +5,10 @@
 A run is a folder with the config.json that training writes. Columns: state, step of num_steps,
 metrics of validation and probes where checkpoint.best_metric (the lowest val/loss by default) was
 best, the last train/loss, goodput (productive step time over wall time, all starts), the forecast
-of val/loss at the end and whether it held, where a run was given one (config.scaling.forecast), and
-every key of the configuration in which the runs differ. The page draws a forecast's band behind the
-curve of val/loss.
+of val/loss at the end and whether it held, where a run was given one (config.scaling.forecast), the
+run and the step that it goes on from, where there is one (config.continue_from), and every key of
+the configuration in which the runs differ. The page draws a forecast's band behind the curve of
+val/loss, and begins the curves of a run that goes on from another where that one was.
 
 The state is read from what the run left, in this order: the last start in logs/process_000.log
 ended with "done" or "stopped" (saved, to be continued), or with an error (failed); it said nothing
@@ -32,7 +33,9 @@ from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_
 from phenomjax.system.options import run_command
 
 log = logging.getLogger("phenomjax")
-HAVE_COLUMNS = {"num_steps", "stop_at_step", "scaling.forecast"}
+HAVE_COLUMNS = {
+    *("num_steps", "stop_at_step", "scaling.forecast", "continue_from", "batches_before"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,9 @@ def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[object]]]:
     keys = sorted({key for run in runs for key in run.config} - HAVE_COLUMNS)
     differ = [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
     forecast = ["forecast"] * any(run.forecast for run in runs)
-    header = ["name", "state", "step", *metrics, "train/loss", "goodput", *forecast, *differ]
+    origin = ["goes on from"] * any(run.origin for run in runs)
+    header = ["name", "state", "step", *origin]
+    header += [*metrics, "train/loss", "goodput", *forecast, *differ]
     rows: list[list[object]] = []
     for run in runs:
         train = run.series.get("train/loss")
@@ -105,6 +110,7 @@ def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[object]]]:
                 run.name,
                 run.state,
                 (run.step, run.num_steps),
+                *([run.origin or None] if origin else []),
                 *(run.best.get(name) for name in metrics),
                 train[-1][1] if train else None,
                 run.goodput,

@@ -100,7 +100,9 @@ def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
     """
 
     def finite(run: "Run", metric: str) -> list[tuple[int, float]]:
-        return [(s, v) for s, v in run.series.get(metric, []) if math.isfinite(v)]
+        own = run.series.get(metric, [])
+        points = [run.begins[metric], *own] if own and metric in run.begins else own
+        return [(s, v) for s, v in points if math.isfinite(v)]
 
     series = [finite(run, name) for run in runs]
     bands = [[finite(run, one) for one in BAND] if name == "val/loss" else [] for run in runs]

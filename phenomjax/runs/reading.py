@@ -48,6 +48,8 @@ class Run:
         the lowest val/loss by default.
       goodput: share of the wall time, or None.
       forecast: what a forecast said and what came of it, or nothing.
+      origin: the run that it goes on from and the step, "NAME@STEP", or nothing.
+      begins: {metric: (step, value)}, where that run was then.
       problems: what could not be read.
     """
 
@@ -61,6 +63,8 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     goodput: float | None = None
     forecast: str = ""
+    origin: str = ""
+    begins: dict[str, tuple[int, float]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -90,7 +94,22 @@ def find(folders: Sequence[Path]) -> list[Run]:
     above = os.path.commonpath([run.path.resolve().parent for run in runs])
     for run in runs:
         run.name = os.path.relpath(run.path.resolve(), above)
+    _find_origins(runs)
     return runs
+
+
+def _find_origins(runs: Sequence[Run]) -> None:
+    """Fills in which runs go on from which, and where those were; one need not be in the list."""
+    known = {run.path.resolve(): run for run in runs}
+    for run in runs:
+        folder, _, step = str(run.config.get("continue_from", "")).rpartition("@")
+        if not step.isdecimal():
+            continue
+        before = known.get(Path(folder)) or (read(Path(folder)) if Path(folder).is_dir() else None)
+        run.origin = f"{before.name if before else folder}@{step}"
+        for name, points in before.series.items() if before else ():
+            if earlier := [point for point in points if point[0] <= int(step)]:
+                run.begins[name] = earlier[-1]
 
 
 def read(path: Path) -> Run | None:

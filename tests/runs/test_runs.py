@@ -17,6 +17,7 @@ from phenomjax import config
 from phenomjax.cluster import ownership
 from phenomjax.config import stored
 from phenomjax.runs import __main__, reading
+from phenomjax.runs.page import page
 from phenomjax.system import owners
 from phenomjax.system.errors import UserError
 
@@ -245,3 +246,24 @@ def test_the_page_needs_nothing_from_outside_and_escapes_names(tmp_path):
     # val/loss, train/loss, val/perplexity, perf/goodput and the evil one
     assert page.tags.count("svg") == 5
     assert len(text) < 60_000  # 3,000 points are thinned
+
+
+def test_a_run_that_goes_on_from_another_shows_it(tmp_path):
+    def line(step, loss):
+        return json.dumps({"step": step, "train/loss": loss}) + "\n"
+
+    old = make(tmp_path / "old", metrics=line(2, 8.0) + line(4, 6.0) + line(6, 5.0))
+    make(tmp_path / "new", metrics=line(6, 4.0), continue_from=f"{old.resolve()}@4")
+    runs = reading.find([tmp_path])
+    header, rows = __main__.table(runs, "name")
+    assert [row[header.index("goes on from")] for row in rows] == ["old@4", None]
+    assert "continue_from" not in header
+    for found in (
+        runs,
+        [reading.find([tmp_path / "new"])[0]],
+    ):  # also where the other is not listed
+        new = next(run for run in found if run.origin)
+        assert new.begins["train/loss"] == (4, 6.0)
+        drawn = page(["name", "state"], [[run.name, ""] for run in found], found)
+        curve = re.search(r'd="(M[^"]*)"><title>new', drawn)
+        assert curve and curve[1].count("L") == 1  # from where the other was to where it is
