@@ -1,8 +1,11 @@
 """The keys of the course of the learning rate, and their checks."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from phenomjax.config.ranges import Section, choice, number, share, whole
+from phenomjax.config.ranges import Section, choice, declared, number, share, whole
 from phenomjax.system.errors import UserError
 
 NAMES = ("one_cycle", "warmup_cosine", "warmup_linear", "warmup_constant", "wsd", "constant")
@@ -35,6 +38,24 @@ def add_keys(o: Section) -> None:
     o.cooldown_shape = choice("sqrt", ("linear", "sqrt", "cosine"), where=COOLING)
 
 
+def shape(config: Mapping[str, Any]) -> tuple[str, float, float]:
+    """What is the same in runs of any length whose rates follow one course: (name and cooldown,
+    share of the warm-up, share of the peak at the end).
+
+    Args:
+      config: {dotted key: value}; older ones lack some.
+    """
+    of = {key.removeprefix("optimizer."): value for key, value in config.items()}
+    name, steps = str(of.get("schedule", "")), max(int(of.get("num_steps", 1)), 1)
+    shares = {
+        part: of[f"{part}_steps"] / steps if of.get(f"{part}_steps") else of.get(f"{part}_fraction")
+        for part in ("warmup", "cooldown")
+    }
+    if name == "wsd":
+        name += f" {shares['cooldown']:.2f} {of['cooldown_shape']}"
+    return name, float(shares["warmup"] or 0.0), float(of.get("final_fraction", 0.0))
+
+
 def lengths(c: ConfigDict) -> tuple[int, int, int]:
     """(steps of the schedule, of its warm-up, of its cooldown)."""
     o = c.optimizer
@@ -43,6 +64,31 @@ def lengths(c: ConfigDict) -> tuple[int, int, int]:
     if o.schedule != "wsd":
         return steps, warmup, 0
     return steps, warmup, o.cooldown_steps or round(o.cooldown_fraction * steps)
+
+
+def words(c: ConfigDict, name: str, **others: float | str) -> str:
+    """The words of a command line that give a configuration another schedule: keys that were set
+    and which that one does not read are reset.
+
+    Args:
+      c: the configuration.
+      name: of the schedule.
+      **others: keys of `optimizer` with their values.
+    """
+    own = Section()
+    add_keys(own)
+    reset = {
+        key: own[key]
+        for key, allowed in declared(own).items()
+        if allowed.where and name not in allowed.where[1] and c.optimizer[key] != own[key]
+    }
+    values = {"schedule": name, **reset, **others}
+    return " ".join(
+        f"--config.optimizer.{key}={value:.6g}"
+        if isinstance(value, float)
+        else f"--config.optimizer.{key}={value}"
+        for key, value in values.items()
+    )
 
 
 def check(c: ConfigDict) -> None:

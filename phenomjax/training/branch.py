@@ -26,7 +26,7 @@ from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.checkpointer import Checkpointer
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
-from phenomjax.config import batches, stored
+from phenomjax.config import batches, schedules, stored
 from phenomjax.config.checks import flatten
 from phenomjax.data.batches import Batches
 from phenomjax.state import TrainState
@@ -302,9 +302,9 @@ def _tell(
         log.warning(
             "continue_from: the learning rate goes from %.3g to %.3g only because config.num_steps"
             " is another one, and the schedule '%s' ends there. To go on at the rate that it had:"
-            " --config.optimizer.schedule=constant --config.optimizer.learning_rate=%.3g; to rise"
-            " and fall once more: --config.optimizer.schedule_from=%d",
-            *(was, becomes, c.optimizer.schedule, was, step),
+            " %s; to rise and fall once more: --config.optimizer.schedule_from=%d",
+            *(was, becomes, c.optimizer.schedule),
+            *(schedules.words(c, "constant", learning_rate=was), step),
         )
     rows_before, rows_now = (
         Batches(each).rows(position) for each in (batches.stages(theirs), batches.own(c))

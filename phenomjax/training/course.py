@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from phenomjax import optim
 from phenomjax.checkpoints import workdir as workdir_lib
+from phenomjax.config import schedules
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -51,24 +52,24 @@ def tell_of_new_length(config: ConfigDict, before: ConfigDict, workdir: Path) ->
             (optim.schedule(config), step),
         )
     )
-    o = config.optimizer
+    name = config.optimizer.schedule
     if abs(becomes - kept) <= JUMP * max(becomes, kept):
         log.info(
             "config.num_steps was %d and is %d: the schedule '%s' is of the new length; at step %d"
             " the learning rate is %.3g, as it was",
-            *(before.num_steps, steps, o.schedule, step, becomes),
+            *(before.num_steps, steps, name, step, becomes),
         )
         return
     log.warning(
         "config.num_steps was %d and is %d, and the schedule '%s' ends there: at step %d the"
         " learning rate goes from %.3g to %.3g. If that is not meant, stop this run. Ways to train"
         " longer, in another --workdir, with --config.continue_from=%s@%d --config.num_steps=%d and"
-        "\n  at the rate that it had: --config.optimizer.schedule=constant"
-        " --config.optimizer.learning_rate=%.3g"
+        "\n  at the rate that it had: %s"
         "\n  a new warm-up and fall over the steps that are left:"
         " --config.optimizer.schedule_from=%d"
-        "\n  stable, then down in the last steps (from a checkpoint before the rate fell):"
-        " --config.optimizer.schedule=wsd",
-        *(before.num_steps, steps, o.schedule, step, was, becomes),
-        *(workdir, step, steps, was, step),
+        "\n  stable, then down in the last steps (from a checkpoint before the rate fell): %s",
+        *(before.num_steps, steps, name, step, was, becomes, workdir, step, steps),
+        schedules.words(config, "constant", learning_rate=was),
+        step,
+        schedules.words(config, "wsd"),
     )

@@ -1,12 +1,15 @@
 """Runs that change their course."""
 
+import functools
 import json
 import logging
+import re
 import shutil
 
+import numpy as np
 import pytest
 
-from phenomjax import config, train
+from phenomjax import config, optim, train
 from phenomjax.checkpoints import loading
 from phenomjax.system.errors import UserError
 from tests.lab import toy_task
@@ -18,9 +21,21 @@ def sound(monkeypatch):
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", ())
 
 
+def follow(c, text):
+    """Sets what a text offers as `--config.KEY=VALUE`."""
+    for key, value in re.findall(r"--config\.([\w.]+)=([^\s,;]+)", text):
+        *parents, leaf = key.split(".")
+        place = functools.reduce(getattr, parents, c)
+        place[leaf] = type(place[leaf])(value)
+
+
 def test_another_length_says_what_becomes_of_the_rate(tmp_path, caplog):
     caplog.set_level(logging.INFO, "phenomjax")
-    how = {"optimizer__schedule": "warmup_linear", "figures__num_images": 0}
+    how = {
+        "optimizer__schedule": "warmup_linear",
+        "optimizer__warmup_fraction": 0.125,
+        "figures__num_images": 0,
+    }
     assert train.run(make_config(num_steps=8, **how), tmp_path) == 0
     caplog.clear()
     before = (tmp_path / "config.json").read_bytes(), lines(tmp_path)
@@ -32,8 +47,18 @@ def test_another_length_says_what_becomes_of_the_rate(tmp_path, caplog):
     assert train.run(make_config(num_steps=16, **how), tmp_path) == 0
     said = next(r.getMessage() for r in caplog.records if r.levelname == "WARNING")
     assert "num_steps was 8 and is 16" in said and "goes from 0.00143 to 0.00571" in said
-    for way in ("constant --config.optimizer.learning_rate=0.00143", "schedule_from=8", "wsd"):
-        assert f"--config.optimizer.{'schedule=' * (way[0] in 'cw')}{way}" in said
+    first, *ways = said.splitlines()
+    c = make_config(**how)
+    found = []
+    for way in ways:
+        offered = c.copy_and_resolve_references()
+        follow(offered, f"{first} {way}")
+        assert offered.continue_from == f"{tmp_path}@8"
+        rate = optim.schedule(config.finalize(offered))
+        found.append([float(rate(step)) for step in (8, 9, 10)])
+    np.testing.assert_allclose(found[0], 1e-2 / 7, rtol=1e-3)
+    np.testing.assert_allclose(found[1], [0, 1e-2, 6e-2 / 7], rtol=1e-3)
+    np.testing.assert_allclose(found[2], 1e-2, rtol=1e-3)
     caplog.clear()
     assert train.run(make_config(num_steps=16, **how), tmp_path) == 0  # as it is: nothing is said
     assert not [r for r in caplog.records if "num_steps" in r.getMessage()]

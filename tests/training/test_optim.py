@@ -115,3 +115,17 @@ def test_moving_average_forgets_its_beginning(warmup):
         expected = kept * expected + (1 - kept) * t
     np.testing.assert_allclose(ema["kernel"], expected, rtol=1e-4)
     assert (expected > 250) == warmup
+
+
+def test_runs_of_one_course_have_one_shape_whatever_their_length():
+    def shape(steps, **changes):
+        c = config.base()
+        c.num_steps = steps
+        c.optimizer.update({"schedule": "wsd", "final_fraction": 0.1, **changes})
+        return schedules.shape(flatten(c))
+
+    assert shape(100, warmup_steps=5, cooldown_steps=25) == ("wsd 0.25 sqrt", 0.05, 0.1)
+    assert shape(400, warmup_fraction=0.05, cooldown_fraction=0.25) == shape(
+        100, warmup_steps=5, cooldown_steps=25
+    )
+    assert schedules.shape({"optimizer.schedule": "one_cycle"}) == ("one_cycle", 0.0, 0.0)

@@ -5,6 +5,8 @@ from jaxtyping import Float64
 from ml_collections import ConfigDict
 from scipy import stats
 
+from phenomjax.config import schedules
+from phenomjax.config.checks import flatten
 from phenomjax.scaling.fit.law import Fit, Prediction
 from phenomjax.scaling.observations import Curve
 
@@ -74,8 +76,7 @@ def of_schedule(fit: Fit, schedule: tuple) -> list[Curve]:
 
 def schedule_of(config: ConfigDict) -> tuple[str, float, float]:
     """The shape of the learning rate of a run, as curves know it."""
-    o = config.optimizer
-    return o.schedule, o.warmup_fraction, o.final_fraction
+    return schedules.shape(flatten(config))
 
 
 def _same(one: tuple, other: tuple) -> bool:

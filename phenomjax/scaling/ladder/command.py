@@ -204,6 +204,13 @@ def _read(options: Options) -> tuple[ConfigDict, Wanted, list[str]]:
     overrides = list(options.overrides)
     overrides += [f"--config.{key}={value}" for key, value in manners.items() if key not in own]
     config = read_config(options.config, overrides)
+    for key in ("continue_from", "batch_ramp", "optimizer.schedule_from"):
+        if value := flatten(config)[key]:
+            raise UserError(
+                f"config.{key} is {value}, and the runs of a ladder have batches, steps and"
+                f" schedules of their own, from their beginning. Set it to"
+                f" {type(value)()!r}, as it is in the files of configs/."
+            )
     resolved = tasks.resolve(keys.finalize(config), options.out)
     if not config.data.banks:  # simulated, once for all runs
         banks = tuple(str(Path(bank).absolute()) for bank in resolved.data.banks)

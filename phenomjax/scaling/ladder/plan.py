@@ -190,7 +190,7 @@ class Planner:
                 steps=timed.steps,
                 batch=timed.batch,
                 rate=timed.rate,
-                warmup=round(c.optimizer.warmup_fraction * timed.steps),
+                warmup=c.optimizer.warmup_steps or round(c.optimizer.warmup_fraction * timed.steps),
                 settings={**settings, "seed": seed},
             )
             for seed in wanted.seeds

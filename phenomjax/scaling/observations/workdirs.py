@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from phenomjax.config import schedules
 from phenomjax.config.checks import flatten
 from phenomjax.scaling.observations import checks
 from phenomjax.scaling.observations.runs import COLUMNS, Curve, Observations
@@ -39,7 +40,7 @@ FACTS = {
         *("data.crop_size", "model.patch_size", "model.mask_ratio", "data.segment_len"),
         *("data.eval_segment_len", "model.num_predict"),
     ),
-    "start": ("init_from",),
+    "start": ("init_from", "continue_from"),
 }
 # What a ladder may vary, or what changes no loss.
 VARIES = (
@@ -255,15 +256,10 @@ def _curve(run: Read) -> Curve | None:
     steps = np.array(sorted(step for step in run.losses if 0 < step <= run.steps))
     if len(steps) < 2:
         return None
-    config = run.config
     return Curve(
         steps / run.steps,
         np.array([run.losses[int(step)] for step in steps]),
-        (
-            str(config.get("optimizer.schedule", "")),
-            float(config.get("optimizer.warmup_fraction", 0.0)),
-            float(config.get("optimizer.final_fraction", 0.0)),
-        ),
+        schedules.shape(run.config),
     )
 
 
