@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from phenomjax import config, optim, step
+from phenomjax.config import schedules
+from phenomjax.config.checks import flatten
 from phenomjax.system.errors import UserError
 
 
