@@ -10,9 +10,9 @@ later, no packages).
 
 Whatever fails, all processes are ended, and those of the next start are forked from what the
 keepers have imported; launch/supervise.py says whether there is a next start. A node counts as lost
-when its keeper is gone, or says nothing for 10 s. With too few nodes left the start fails, and the
-job is requeued, as without keepers. No spare stands in for the node of the batch script: with it
-the job is lost, and SLURM requeues it.
+when its keeper is gone, or says nothing for --silence seconds. With too few nodes left the start
+fails, and the job is requeued, as without keepers. No spare stands in for the node of the batch
+script: with it the job is lost, and SLURM requeues it.
 """
 
 import argparse
@@ -35,7 +35,6 @@ from phenomjax.standby import wire
 
 JOIN_SECONDS = 180  # until a keeper has imported everything
 REJOIN_SECONDS = 20  # a node whose keeper is gone may come back so long
-SILENT_SECONDS = 10
 # after one process failed the others leave by themselves, and are heard; then they get SIGKILL
 LEAVE_SECONDS = 5
 
@@ -68,13 +67,14 @@ class Standby:
       starter: {node: words before the keeper's command}.
       program: words of the training program; the first is Python.
       host: address of this machine for the others.
+      silence: seconds without a word of its keeper after which a node counts as lost.
     """
 
-    def __init__(self, nodes, spares, tasks, starter, program, host):
+    def __init__(self, nodes, spares, tasks, starter, program, host, silence):
         self.nodes, self.tasks, self.starter, self.program = nodes, tasks, starter, program
         self.seats = [None] * (len(nodes) - spares)  # node of each share
         self.keepers, self.events, self.round, self.step = {}, queue.Queue(), 0, -1
-        self.signals = 0
+        self.silence, self.signals = silence, 0
         os.environ.setdefault(wire.TOKEN, secrets.token_hex(32))
         self.address = ":".join(map(str, wire.serve(host, self.hear)))
 
@@ -127,9 +127,9 @@ class Standby:
                 self.give_up(node)
             return node, message
         for node in self.there():
-            if time.monotonic() - self.keepers[node].heard > SILENT_SECONDS:
+            if time.monotonic() - self.keepers[node].heard > self.silence:
                 self.give_up(node)
-                return node, {"lost": f"its keeper says nothing for {SILENT_SECONDS} s"}
+                return node, {"lost": f"its keeper says nothing for {self.silence:g} s"}
         return None
 
     def give_up(self, node):
@@ -272,6 +272,12 @@ def main(words):
     parser.add_argument("--spares", type=int, default=0, help="nodes that wait (default 0)")
     parser.add_argument("--tasks", type=int, default=1, help="processes on each node")
     parser.add_argument(
+        "--silence",
+        type=float,
+        default=10,
+        help="seconds without a word from a node after which it is lost (default 10)",
+    )
+    parser.add_argument(
         "--srun", action="append", default=[], help="a word for srun, or before Python on the node"
     )
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM", help="command")
@@ -285,6 +291,8 @@ def main(words):
     wrong = ""
     if not 0 <= options.spares < len(starter):
         wrong = f"--spares must be at least 0 and less than the number of nodes ({len(starter)})"
+    elif not options.silence >= 3:
+        wrong = "--silence must be at least 3: keepers say a word a second"
     elif options.tasks < 1:
         wrong = "--tasks must be at least 1"
     elif not program or "python" not in os.path.basename(program[0]) or len(program) < 2:
@@ -292,7 +300,9 @@ def main(words):
     if wrong:
         print("error: " + wrong, file=sys.stderr)
         return supervise.CONFIG
-    standby = Standby(list(starter), options.spares, options.tasks, starter, program, host)
+    standby = Standby(
+        list(starter), options.spares, options.tasks, starter, program, host, options.silence
+    )
     if slurm:  # its signals reach the processes without us
         signal.signal(signal.SIGTERM, lambda *_: None)
     else:

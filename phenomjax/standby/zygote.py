@@ -18,7 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# What a run imports, the program itself and its model apart. None of it opens a device.
+# What a run imports, the program itself and its model apart. None of it opens a device. Another
+# program's stand, with commas, in the environment.
+IMPORTS = "PHENOMJAX_STANDBY_IMPORTS"
 MODULES = (
     "jax",
     "jax.experimental.multihost_utils",
@@ -143,8 +145,9 @@ def main() -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
-    for name in MODULES:
-        with contextlib.suppress(ImportError):  # an extra that is not installed
+    wanted = os.environ.get(IMPORTS)
+    for name in MODULES if wanted is None else wanted.split(","):
+        with contextlib.suppress(ImportError, ValueError):  # an extra, or nothing
             importlib.import_module(name)
     sys.path.pop(0)  # the working folder, by -m: a program says itself what it wants there
     control.sendall(b'{"ready": true}\n')

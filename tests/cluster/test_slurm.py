@@ -334,6 +334,27 @@ def lost_node(slurm, folder, reference, count):
     return "; ".join(lost)
 
 
+def spare_node(slurm, folder, reference):
+    """A node is lost; a spare takes its share from the copies in memory within seconds, in the same
+    job, and not a digit changes.
+    """
+    options = ("--nodes=3", "--no-kill", "--exclude=lab[8-9]")
+    settings = reference["settings"] | {
+        "checkpoint.every_steps": 1000,
+        "checkpoint.memory_every_steps": 7,
+    }
+    job = Job(slurm, folder, "spare", settings, options, PHENOMJAX_SPARES=1, TOY_STEP_SECONDS=0.05)
+    job.wait_for_text("copies of step 7 are in memory")
+    time.sleep(1)
+    lost = slurm.run("scontrol", "show", "hostnames", slurm.show(job.id)["NodeList"]).split()[1]
+    slurm.crash(lost)
+    behind = job.wait_for_text(r"takes the share of lab\d")
+    job.wait_for_text(r"continuing at step \d+ from the copies in memory", behind)
+    job.finish(reference["workdir"].result())
+    assert slurm.restarts(job.id) == 0
+    return f"{lost} lost; exit codes, first and last steps {job.starts()}"
+
+
 def cancelled(slurm, folder):
     """Two processes on the two GPUs of one node; after scancel they have saved, and nothing brings
     the job back.
@@ -407,6 +428,7 @@ def test_a_run_survives(slurm, tmp_path, count, subtests, capsys):
             "failures": pool.submit(failures, slurm, tmp_path, reference, count),
             "signals": pool.submit(signals, slurm, tmp_path, pool),
             "lost node": pool.submit(lost_node, slurm, tmp_path, reference, count),
+            "spare node": pool.submit(spare_node, slurm, tmp_path, reference),
             "array": pool.submit(array, slurm, tmp_path),
             "not retried": pool.submit(not_retried, slurm, tmp_path),
             "cancelled": pool.submit(cancelled, slurm, tmp_path),
