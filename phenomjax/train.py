@@ -61,7 +61,8 @@ def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> in
     """The same in a folder that is this run's own."""
     log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
     banner.this_process()
-    config = branch.begin(tasks.resolve(config, workdir), workdir)
+    config = init_from.resolve(tasks.resolve(config, workdir), workdir)
+    config = branch.begin(config, workdir)
     if (workdir / "config.json").exists() or any((workdir / CHECKPOINTS).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         before = stored.load(workdir / "config.json")

@@ -3,12 +3,9 @@ tokens go by name, patches are resampled, layers are stacked or unstacked, and `
 the workdir says of each parameter what became of it.
 """
 
-import collections
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,80 +20,27 @@ from ml_collections import ConfigDict
 
 from phenomjax import state as state_lib
 from phenomjax.checkpoints import loading, named_axes
-from phenomjax.checkpoints.named_axes import Axes, Names, Pixels
+from phenomjax.checkpoints.init_plan import (
+    BY_NAME,
+    FRESH,
+    LEFT,
+    RESAMPLED,
+    RESTACKED,
+    TAKEN,
+    Begun,
+    others,
+    plain,
+    plan,
+)
 from phenomjax.cluster import messages
 from phenomjax.config import stored as config_stored
 from phenomjax.models import parametrisation
-from phenomjax.models.parameter_names import matching
 from phenomjax.state import TrainState
 from phenomjax.system import files
-from phenomjax.system.errors import UserError, first_of
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 FILE = "init_from.json"
-SHOWN = 10  # arrays that an error lists
-# how a parameter began, in the order of the table
-TAKEN, BY_NAME, RESAMPLED, RESTACKED = "taken", "by name", "resampled", "restacked"
-FRESH, LEFT = "fresh", "left"
-# Keys of a model whose parameters are of other shapes with another value, and why they stay.
-_WIDTH = "each weight belongs to a pair of features, and another width has other pairs"
-_DEPTH = "a layer is trained for those before and behind it"
-_HEADS = "queries and keys were learnt in groups of features, one a head"
-_PARTS = "the layers are made of other parts"
-SHAPES = {
-    "embed_dim": _WIDTH,
-    "mlp_ratio": _WIDTH,
-    "mlp_dim": _WIDTH,
-    "neck_dim": _WIDTH,
-    "growth_rate": _WIDTH,
-    "stem_features": _WIDTH,
-    "projection_dim": _WIDTH,
-    "cell_dim": _WIDTH,
-    "char_dim": _WIDTH,
-    "filters": _WIDTH,
-    "max_characters": _WIDTH,
-    "depth": _DEPTH,
-    "num_layers": _DEPTH,
-    "block_config": _DEPTH,
-    "num_highway": _DEPTH,
-    "num_heads": _HEADS,
-    "head_dim": _HEADS,
-    "block": _PARTS,
-    "qk_norm": _PARTS,
-    "layer_scale": _PARTS,
-    "class_token": _PARTS,
-    "untie_bias": _PARTS,
-    "backbone": _PARTS,
-    "channel_agnostic": "tokens are of single channels, or of all channels together",
-    "cutoffs": "clusters of tokens have softmaxes of their own",
-    "div_val": "clusters of tokens have widths of their own",
-}
-# Likewise keys with which parameters of the same shapes compute something else.
-MEANINGS = ("norm", "bias_order", "skip_connections", "standardise")
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What became of a parameter, or of one that is not wanted.
-
-    Attributes:
-      name: of the parameter, what is shared by the carry among them.
-      how: TAKEN, ….
-      note: of names and patches, or why.
-      sources: arrays of the checkpoint that it is made of.
-      pick: which entry of a stack it is; None: all.
-      stack: axis on which sources are stacked, or an entry is picked.
-      theirs, mine: parts of axes that differ.
-    """
-
-    name: str
-    how: str
-    note: str = ""
-    sources: tuple[str, ...] = ()
-    pick: int | None = None
-    stack: int = 0
-    theirs: Axes | None = None
-    mine: Axes | None = None
 
 
 def begun(
@@ -143,166 +87,43 @@ def begun(
     return dataclasses.replace(state, params=params, ema=ema, carry=carry), report
 
 
+def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Fills in `model.position_grid` where a ViT begins with one that had other numbers of tokens.
+
+    Tokens lie where they are in the crop, measured in tokens of the run, so that another patch size
+    moves nothing; and a field that is larger than any that the run saw is scaled into the largest,
+    since positions beyond were never learnt.
+
+    Args:
+      config: resolved otherwise.
+      workdir: of the run; where it has begun it goes on as it is.
+    """
+    m = config.model
+    if not config.init_from or "position_grid" not in m or m.position_grid or "densenet" in _of(m):
+        return config
+    begun = (workdir / "config.json").exists()
+    folder = workdir if begun else loading.find(config.init_from).parent.parent
+    theirs = config_stored.load(folder / "config.json")
+    if "position_grid" not in theirs.model or "densenet" in _of(theirs.model):
+        return config
+    with config.copy_and_resolve_references().unlocked() as c:
+        known = theirs.model.position_grid
+        if not begun:
+            known = known or theirs.data.crop_size / theirs.model.patch_size
+            known = min(known, known * c.data.crop_size / theirs.data.crop_size)
+        own = c.data.crop_size / c.model.patch_size
+        c.model.position_grid = 0.0 if known == own else float(known)
+    return c.lock()
+
+
+def _of(model: ConfigDict) -> str:
+    return str(model.backbone) if "backbone" in model else "vit"
+
+
 def write(report: Mapping[str, Any], workdir: Path) -> None:
     """Writes `init_from.json`, by process 0."""
     if messages.is_main():
         files.write_json(workdir / FILE, report)
-
-
-# What becomes of each parameter
-
-
-def plan(
-    stored: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    configs: tuple[ConfigDict, ConfigDict],
-    begins_with: Sequence[str],
-    shared: Sequence[str],
-    folder: str,
-) -> list[Begun]:
-    """Decides of each parameter what it begins with.
-
-    Args:
-      stored: {name: metadata} of the checkpoint.
-      wanted: {name: abstract array} of this run.
-      configs: of both.
-      begins_with: see `begun`.
-      shared: first parts of names that are shared by the carry.
-      folder: of the checkpoint, for errors.
-
-    Raises:
-      UserError: another architecture, or a pattern that no parameter has.
-    """
-
-    def bare(name: str) -> str:
-        """Without what says that it is shared."""
-        first, _, rest = name.partition("/")
-        return rest if first in shared else name
-
-    part = lambda name: bare(name).split("/")[0]  # noqa: E731
-    fresh_patterns, there = configs[1].init_fresh, {part(name) for name in stored}
-    anew = matching(fresh_patterns, [bare(name) for name in wanted], "init_fresh")
-    no_shared = not any(name.split("/")[0] in shared for name in stored)
-    rows, problems = dict[str, Begun](), collections.defaultdict[str, list[str]](list)
-    for name in wanted:
-        if bare(name) in anew:
-            rows[name] = Begun(name, FRESH, "init_fresh")
-        elif (begins_with and part(name) not in there) or (no_shared and bare(name) != name):
-            rows[name] = Begun(name, FRESH, "the run has none")
-        else:
-            rows[name], problem = _match(name, stored, wanted, configs)
-            problems[part(name)] += [problem] * bool(problem)
-    used = {source for row in rows.values() for source in row.sources}
-    parts = {part(name) for name in wanted}
-    for name, have in stored.items():
-        named = any(re.fullmatch(pattern, bare(name)) for pattern in fresh_patterns)
-        if name not in used and part(name) in parts and not named and bare(name) == name:
-            line = f"{name}: only in the checkpoint, {have.dtype} {tuple(have.shape)}"
-            problems[part(name)].append(line)
-    # heads and decoders begin anew where they do not fit, and are told
-    for which in [p for p, lines in problems.items() if lines and p not in begins_with]:
-        if begins_with:
-            note = f"it does not fit: {problems.pop(which)[0]}"
-            new = {n: Begun(n, FRESH, note) for n in wanted if part(n) == which}
-            rows |= {n: row for n, row in new.items() if bare(n) not in anew}
-    wrong = [line for lines in problems.values() for line in lines]
-    others = _others(configs, MEANINGS)
-    if wrong or others or all(row.how == FRESH for row in rows.values()):
-        raise UserError(_refusal(folder, configs, wrong, others))
-    used = {source for row in rows.values() for source in row.sources}
-    return [*rows.values(), *(Begun(name, LEFT) for name in stored if name not in used)]
-
-
-def _match(
-    name: str,
-    stored: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    configs: tuple[ConfigDict, ConfigDict],
-) -> tuple[Begun, str]:
-    """What a parameter begins with; and what is wrong with that, or ""."""
-    want = wanted[name]
-    sources, pick, axis = _sources(name, stored, wanted)
-    if not sources:
-        return Begun(name, FRESH), f"{name}: only in the model, {want.dtype} {tuple(want.shape)}"
-    shape = _shape(stored[sources[0]].shape, len(sources), pick, axis, sources[0] != name)
-    dtype = stored[sources[0]].dtype
-    have, mine = (
-        named_axes.axes_of(name, tuple(size), config)
-        for size, config in zip((shape, want.shape), configs, strict=True)
-    )
-    how = RESTACKED if sources[0] != name else TAKEN
-    kinds = lambda axes: {a: [type(part) for part in parts] for a, parts in axes.items()}  # noqa: E731
-    if kinds(have) == kinds(mine):
-        differ = {a for a in mine if have[a] != mine[a]}
-        have, mine = ({a: axes[a] for a in differ} for axes in (have, mine))
-        shape = tuple(want.shape[a] if a in differ else size for a, size in enumerate(shape))
-        pairs = [pair for a in differ for pair in zip(have[a], mine[a], strict=True)]
-        notes = [_note(*pair) for pair in pairs if pair[0] != pair[1]]
-        if differ:
-            resampled = any(isinstance(old, Pixels) and old != new for old, new in pairs)
-            how = RESAMPLED if resampled else BY_NAME
-    else:
-        have, mine, notes = {}, {}, []
-    row = Begun(name, how, "; ".join(notes), sources, pick, axis, have, mine)
-    if shape != tuple(want.shape) or str(dtype) != str(want.dtype):
-        return row, f"{name}: {dtype} {shape} there, {want.dtype} {tuple(want.shape)} wanted"
-    for parts in zip(have.values(), mine.values(), strict=True):
-        for old, new in zip(*parts, strict=True):
-            if isinstance(new, Names) and isinstance(old, Names) and new.what == "classes":
-                unknown = [str(label) for label in new.names if label not in old.names]
-                if unknown:
-                    return row, f"the run knows no classes {first_of(unknown, 4)}"
-    return row, ""
-
-
-def _note(old: Names | Pixels, new: Names | Pixels) -> str:
-    if isinstance(old, Pixels) or isinstance(new, Pixels):
-        return f"patches of {getattr(old, 'edge', '?')} px to {getattr(new, 'edge', '?')} px"
-    both = [str(name) for name in new.names if name in old.names and not isinstance(name, int)]
-    added = [str(name) for name in new.names if name not in old.names]
-    gone = [str(name) for name in old.names if name not in new.names]
-    told = [f"{new.what} by name: {first_of(both, 8)}" if both else f"none of the {new.what}"]
-    told += [f"new: {first_of(added, 8)}"] * bool(added)
-    told += [f"not taken: {first_of(gone, 8)}"] * bool(gone)
-    return ", ".join(told)
-
-
-def _sources(
-    name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> tuple[tuple[str, ...], int | None, int]:
-    """(arrays that a parameter is made of, which entry of the stack or None, axis of the stack)."""
-    axis = int("channel_blocks/" in name)
-    if name in stored:
-        return (name,), None, axis
-    if match := re.fullmatch(r"(.*\b)layers(/.*)", name):
-        layer = lambda index: f"{match[1]}layer_{index}{match[2]}"  # noqa: E731
-        count = sum(bool(_layer(n, match[1], match[2])) for n in stored)
-        if count and all(layer(index) in stored for index in range(count)):
-            return tuple(map(layer, range(count))), None, axis
-    if match := re.fullmatch(r"(.*\b)layer_(\d+)(/.*)", name):
-        stack = f"{match[1]}layers{match[3]}"
-        count = sum(bool(_layer(n, match[1], match[3])) for n in wanted)
-        if stack in stored and stored[stack].shape[axis] == count:
-            return (stack,), int(match[2]), axis
-    return (), None, axis
-
-
-def _layer(name: str, before: str, behind: str) -> object:
-    return re.fullmatch(rf"{re.escape(before)}layer_\d+{re.escape(behind)}", name)
-
-
-def _shape(
-    shape: Sequence[int], count: int, pick: int | None, axis: int, restacked: bool
-) -> tuple[int, ...]:
-    """Of what sources of a shape make together."""
-    if not restacked:
-        return tuple(shape)
-    if pick is None:
-        return (*shape[:axis], count, *shape[axis:])
-    return (*shape[:axis], *shape[axis + 1 :])
-
-
-# Errors
 
 
 def _check_scales(folder: Path, theirs: ConfigDict, model: ConfigDict) -> None:
@@ -316,59 +137,6 @@ def _check_scales(folder: Path, theirs: ConfigDict, model: ConfigDict) -> None:
             f" --config.model.parametrisation={theirs.parametrisation}"
             f" --config.model.base_width={theirs.base_width}."
         )
-
-
-def _others(configs: tuple[ConfigDict, ConfigDict], keys: Sequence[str]) -> list[str]:
-    """Of some keys of a model, those that both have, with other values."""
-    theirs, mine = (config.model for config in configs)
-    return [
-        key
-        for key in keys
-        if key in theirs and key in mine and _plain(theirs[key]) != _plain(mine[key])
-    ]
-
-
-def _refusal(
-    folder: str,
-    configs: tuple[ConfigDict, ConfigDict],
-    problems: Sequence[str],
-    others: Sequence[str],
-) -> str:
-    theirs, mine = configs
-    if theirs.task != mine.task and (problems or not others):
-        return (
-            f"init_from: the parameters of {folder} do not fit this configuration: it is a run of"
-            f" the task '{theirs.task}', this one is of '{mine.task}', and"
-            f" {_listed(problems) or 'no part of it is in this model'}. Begin with a run of the"
-            " same task (a ViT of task 'perturbation' can begin with a masked autoencoder's"
-            " encoder), or leave init_from out."
-        )
-    keys = [*others, *_others(configs, tuple(SHAPES))]
-    said = [f"{len(problems)} arrays differ: {_listed(problems)}"] * bool(problems)
-    said += [
-        f"config.model.{key} is {_plain(theirs.model[key])} there and {_plain(mine.model[key])}"
-        f" here ({SHAPES.get(key, 'the same parameters would compute something else')})"
-        for key in keys
-    ]
-    mend = " ".join(f"--config.model.{key}={_word(theirs.model[key])}" for key in keys)
-    mend = f"Set {mend}." if keys else "Use the model.* of the run that wrote it (its config.json)."
-    return (
-        f"init_from: the parameters of {folder} do not fit this configuration, {'. '.join(said)}."
-        f" {mend}"
-    )
-
-
-def _listed(problems: Sequence[str]) -> str:
-    more = f" … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return "; ".join(problems[:SHOWN]) + more
-
-
-def _plain(value: Any) -> Any:
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
-
-
-def _word(value: Any) -> str:
-    return f'"{_plain(value)}"' if isinstance(value, list | tuple) else str(value)
 
 
 # Arrays
@@ -464,7 +232,7 @@ def _report(
     wanted: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `init_from.json` holds."""
-    quiet = {"dtype", "attention", "remat", "scan_layers", "eval_mem_len", "control_share"}
+    quiet = {"position_grid", "dtype", "attention", "remat", "scan_layers", "eval_mem_len"}
     keys = [key for key in theirs.model if key not in quiet]
     return {
         "from": str(folder),
@@ -472,9 +240,10 @@ def _report(
         "parameters": "moving average" if item == "ema" else "as trained",
         "task": theirs.task,
         "new": config.init_new,
+        "positions": _positions(theirs, config),
         "model": {
-            key: [_plain(theirs.model[key]), _plain(config.model[key])]
-            for key in _others((theirs, config), keys)
+            key: [plain(theirs.model[key]), plain(config.model[key])]
+            for key in others((theirs, config), keys)
         },
         "arrays": [
             {
@@ -491,6 +260,20 @@ def _report(
     }
 
 
+def _positions(theirs: ConfigDict, config: ConfigDict) -> str:
+    """Where tokens lie; "" where nothing changes."""
+    if any("position_grid" not in c.model or "densenet" in _of(c.model) for c in (theirs, config)):
+        return ""
+    old, new = (c.data.crop_size / c.model.patch_size for c in (theirs, config))
+    known, grid = theirs.model.position_grid or old, config.model.position_grid or new
+    if (old, known) == (new, grid):
+        return ""
+    return (
+        f"{new:g} x {new:g} tokens lie between the places of {grid:g} x {grid:g}; the run had"
+        f" {old:g} x {old:g} between {known:g} x {known:g} (config.model.position_grid)"
+    )
+
+
 def _say(report: Mapping[str, Any]) -> None:
     """Logs the table: a line for all parameters of a part that began alike."""
     arrays = report["arrays"]
@@ -500,7 +283,14 @@ def _say(report: Mapping[str, Any]) -> None:
     for row in arrays:
         which = row["name"].split("/")[0]
         lines.setdefault((row["how"], which, row["note"]), []).append(row["name"])
-    order = (TAKEN, BY_NAME, RESAMPLED, RESTACKED, FRESH, LEFT)
+    order = (
+        TAKEN,
+        BY_NAME,
+        RESAMPLED,
+        RESTACKED,
+        FRESH,
+        LEFT,
+    )
     told = [
         f"  {how:<10} {names[0] if len(names) == 1 else f'{which}: {len(names)} arrays'}"
         + (f" ({note})" if note else "")
@@ -519,6 +309,8 @@ def _say(report: Mapping[str, Any]) -> None:
         "fresh" if report["new"] == "fresh" else "with the mean of the known",
         "\n".join(told),
     )
+    if report["positions"]:
+        log.info("init_from: positions: %s", report["positions"])
     if report["model"]:
         log.info(
             "init_from: other keys of the model: %s",

@@ -30,9 +30,9 @@ def add_encoder(m: Section, decoder: bool = False) -> None:
     # pixels
     m.patch_size = whole(16, least=1)
     # tokens along an axis between whose places all others are put, so that a model knows the
-    # positions of crops of another size; 0 = own places, 0, 1, 2, … Filled in where `init_from`
-    # names a run with other numbers of tokens
-    m.position_grid = whole(0, least=0, zero="own places")
+    # positions in crops of another size; 0.0 = own places, 0, 1, 2, … Filled in where `init_from`
+    # names a run of another patch_size or crop_size
+    m.position_grid = number(0.0, least=0, zero="own places")
     # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
     m.block = choice("parallel", ("parallel", "prenorm"))
     # LayerNorm of queries and keys over the head dimension

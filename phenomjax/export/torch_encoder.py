@@ -254,7 +254,7 @@ def standardise(pixels: torch.Tensor, how: str) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-5 * 255.0**2)
 
 
-def positions(rows: int, columns: int, dim: int, grid: int = 0) -> torch.Tensor:
+def positions(rows: int, columns: int, dim: int, grid: float = 0.0) -> torch.Tensor:
     """The fixed table [rows * columns, dim]: sin and cos of the row, then of the column; with a
     `grid` of places between those of that many tokens along each.
     """

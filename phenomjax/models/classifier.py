@@ -117,7 +117,7 @@ class Classifier(nn.Module):
     densenet: layers.Options | None
     encoder: layers.Options | None
     patch_size: int
-    position_grid: int
+    position_grid: float
     channel_agnostic: bool
     layer_norm_eps: float
     neck: layers.Options | None

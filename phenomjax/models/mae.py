@@ -43,7 +43,7 @@ class MAE(nn.Module):
     """
 
     patch_size: int
-    position_grid: int
+    position_grid: float
     num_channels: int
     channel_agnostic: bool
     encoder: layers.Options

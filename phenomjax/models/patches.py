@@ -67,7 +67,7 @@ def unpatchify(
     return x.reshape(batch, height, width, channels)
 
 
-def places(count: int, grid: int = 0) -> Float[np.ndarray, " count"]:
+def places(count: int, grid: float = 0.0) -> Float[np.ndarray, " count"]:
     """Where tokens along an axis are: 0, 1, 2, …, or with a `grid` between the places of that many
     tokens, their field divided anew: (i + 1/2) grid / count - 1/2, as the pixels of an image that
     is resized.
@@ -76,7 +76,9 @@ def places(count: int, grid: int = 0) -> Float[np.ndarray, " count"]:
     return (own + 0.5) * (grid / count) - 0.5 if grid else own
 
 
-def sincos_positions(rows: int, columns: int, dim: int, grid: int = 0) -> Float[Array, "seq embed"]:
+def sincos_positions(
+    rows: int, columns: int, dim: int, grid: float = 0.0
+) -> Float[Array, "seq embed"]:
     """The fixed two-dimensional position table, tokens row by row; `grid`: see `places`.
 
     `[sin(y w_k), cos(y w_k), sin(x w_k), cos(x w_k)]` with `w_k = 10000^(-k / (dim/4))`, k = 0 ..

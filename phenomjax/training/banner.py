@@ -10,9 +10,11 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from phenomjax import sharding
+from phenomjax import optim, sharding
 from phenomjax.checkpoints.checkpointer import Checkpointer
+from phenomjax.models import parameter_names
 from phenomjax.state import TrainState
 from phenomjax.step import StepMetrics
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED
@@ -67,6 +69,7 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
         log.info("from step %d on %d rows a step", step, rows)
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
+    _fine_tuning(config, abstract)
     size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
     flops = run.task.flops(run.spec)
     log.info("state: %.1f MiB per device; %.3g model FLOPs a step", size / 2**20, flops)
@@ -74,6 +77,22 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
     log.info("data: %s", run.loader.describe())
     val = run.val_loader
     log.info("data: %s", val.describe() if val else "validation: none, nothing is held out")
+
+
+def _fine_tuning(config: ConfigDict, abstract: TrainState) -> None:
+    """Says what is frozen, and what rates by layer come to."""
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+    if config.freeze:
+        trained, held = parameter_names.divide(abstract.params, config.freeze)
+        log.info("%.2f M parameters are trained, %.2f M frozen", count(trained), count(held))
+    if config.optimizer.layer_decay != 1.0:
+        names = [parameter_names.name_of(p) for p, _ in jax.tree.leaves_with_path(abstract.params)]
+        rates = {name: np.min(optim.layer_rate(name, config)) for name in names}
+        least = min(rates, key=lambda name: rates[name])
+        log.info(
+            "learning rates by layer: times %.3g in %s, times %.3g behind the last layer",
+            *(rates[least], least, max(rates.values())),
+        )
 
 
 def continuing(step: int, source: str) -> None:

@@ -12,7 +12,7 @@ from flax import traverse_util
 from phenomjax import config, tasks
 from phenomjax.checkpoints import init_from, named_axes
 from phenomjax.checkpoints.named_axes import Pixels
-from phenomjax.config import keys
+from phenomjax.config import keys, stored
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import vit
 from phenomjax.system.errors import UserError
@@ -148,8 +148,6 @@ def test_channels_of_a_channel_agnostic_model(tmp_path):
             np.testing.assert_allclose(mine[1], x.mean(0), rtol=1e-5, atol=1e-7)
         else:
             np.testing.assert_array_equal(mine, x)
-    scanned = make(**agnostic, model__scan_layers=True)
-    equal(begin(tmp_path / "run", scanned)[0], vit.stack_layers(theirs))
     with pytest.raises(UserError, match="tokens are of single channels, or of all") as caught:
         begin(tmp_path / "run", make())
     assert "--config.model.channel_agnostic=True" in str(caught.value)
@@ -226,6 +224,34 @@ def test_patches_of_another_size(run, edge):
     np.testing.assert_allclose(
         made, resize @ (hidden @ old_head + old_bias).reshape(-1, 3), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "patch,crop,grid",
+    [
+        (4, 16, 0.0),  # the same
+        (4, 32, 4.0),  # beyond what the run saw: scaled
+        (4, 8, 0.0),  # a part of it
+        (2, 16, 4.0),  # where the patches lay
+        (8, 16, 4.0),
+        (8, 32, 0.0),  # larger all together
+        (2, 12, 3.0),
+    ],
+)
+def test_positions_are_those_that_the_run_knows(run, tmp_path, patch, crop, grid):
+    c = make(model__patch_size=patch, data__crop_size=crop, init_from=str(run[0]))
+    found = init_from.resolve(c, tmp_path)
+    assert found.model.position_grid == grid
+    own = make(model__position_grid=5.0, init_from=str(run[0]))
+    assert init_from.resolve(own, tmp_path).model.position_grid == 5.0
+    # a run that has begun needs the other no longer
+    stored.save(found, tmp_path / "config.json")
+    c.init_from = "gone"
+    assert init_from.resolve(c, tmp_path).model.position_grid == grid
+    # and another that begins with it has its places
+    if grid:
+        c.init_from = str(loading.write(tmp_path / "second", found, {"norm": {}}))
+        assert init_from.resolve(c, tmp_path / "third").model.position_grid == grid
 
 
 def test_layers_are_stacked_and_unstacked(run, tmp_path):
