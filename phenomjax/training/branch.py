@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import SequenceKey
 from ml_collections import ConfigDict
 
 from phenomjax import optim, tasks
@@ -176,6 +177,13 @@ def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int
             " run to go on from, and if it is not its newest checkpoint its step: WORKDIR@STEP."
         )
     theirs, there = stored.load(run / "config.json"), workdir_lib.sealed_steps(run)
+    if alone := [each for each in there if not (run / CHECKPOINTS / str(each) / "rest").is_dir()]:
+        raise UserError(
+            f"config.continue_from is {text}, and {run} holds parameters alone, without the state"
+            " of an optimiser (`python -m phenomjax.convert` makes such folders). Begin a run from"
+            " them: --config.continue_from=''"
+            f" --config.init_from={run / CHECKPOINTS / str(alone[0])}"
+        )
     if not there:
         raise UserError(
             f"config.continue_from is {text}, and {run} has no whole checkpoint to go on from"
@@ -327,15 +335,23 @@ def _lineage(run: Path) -> list[dict[str, Any]]:
         return []
 
 
+def _names(state: optax.OptState) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Names and shapes of the arrays of an optimiser state, whatever their place in a chain."""
+    return [
+        (tuple(str(key) for key in path if not isinstance(key, SequenceKey)), leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(state)
+    ]
+
+
 def _fitted(state: optax.OptState, wanted: optax.OptState, config: ConfigDict) -> optax.OptState:
     """An optimiser state in the structure of another chain: clipping has no arrays of its own."""
     have, want = jax.tree.leaves(state), jax.tree.leaves(wanted)
-    if [x.shape for x in have] != [x.shape for x in want]:
+    if _names(state) != _names(wanted):
         run, step = origin(config)
         raise UserError(
             f"The optimiser state of {run} at step {step} has {len(have)} arrays, and this"
-            f" configuration wants {len(want)}: which parameters are trained differs. Set the keys"
-            " of config.optimizer as there, or begin from its parameters alone:"
+            f" configuration wants {len(want)}, of other parameters: which are trained differs."
+            " Set config.freeze and config.optimizer as there, or begin from its parameters alone:"
             f" --config.continue_from='' --config.init_from={run / CHECKPOINTS / str(step)}"
         )
     return jax.tree.unflatten(jax.tree.structure(wanted), have)

@@ -85,6 +85,8 @@ class RollBacks:
 
     def __init__(self, run: RunContext, learning_rate: Callable[[int], Float[Array, ""]]):
         self._run, self._learning_rate = run, learning_rate
+        # of a run that goes on from another one, whose roll-backs are not its own
+        self._begin = int(run.config.continue_from.rpartition("@")[2] or 0)
         self.done: list[dict[str, int]] = []
 
     def data_step(self, step: int) -> int:
@@ -104,8 +106,8 @@ class RollBacks:
           UserError: always with action "stop"; after `max_rollbacks` with action "rollback".
         """
         c, what = self._run.config, self._describe(error)
-        if c.divergence.action == "stop" or len(self.done) >= c.divergence.max_rollbacks:
-            count = len(self.done)
+        count = sum(each["at"] >= self._begin for each in self.done)
+        if c.divergence.action == "stop" or count >= c.divergence.max_rollbacks:
             tried = f" after {counted(count, 'roll-back')}" if count else ""
             raise UserError(f"{what} Stopped{tried}; {self._mends(good)}", EXIT_FAILED)
         assert good is not None  # a roll-back run saves step 0
@@ -117,7 +119,7 @@ class RollBacks:
             what,
             good,
             error.step - good,
-            len(self.done),
+            count + 1,
             c.divergence.max_rollbacks,
         )
 

@@ -220,6 +220,38 @@ def test_what_cannot_go_on_is_told_with_the_way(parent, tmp_path, changes, text)
     assert not (tmp_path / "config.json").exists()
 
 
+def test_positions_in_the_data_go_on_over_branches_and_roll_backs(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "phenomjax")
+    how = {"figures__num_images": 0, "log__sample_ids": True, "checkpoint__keep_latest": 9}
+    monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", (5,))
+    first = {**how, "divergence__action": "rollback", "batch_ramp": ((2, 32),)}
+    assert train.run(make_config(**first, num_steps=8), tmp_path / "a") == 0
+    monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", ())
+
+    def branch(name, **changes):
+        assert train.run(make_config(**how, **changes), tmp_path / name) == 0
+        text = (tmp_path / name / "logs/samples_000.jsonl").read_text()
+        read = [
+            (one["step"], one["ids"][0] // 1000, len(one["ids"]))
+            for one in map(json.loads, text.splitlines())
+        ]
+        return read, json.loads((tmp_path / name / "config.json").read_text())["batches_before"]
+
+    # step 6 diverged, and after step 4 the data of two steps were left out
+    read, before = branch("b", continue_from=f"{tmp_path / 'a'}@8", num_steps=10)
+    assert read == [(9, 10, 16), (10, 11, 16)] and before == [[0, 16], [2, 32], [10, 16]]
+    again = {"batch_ramp": ((11, 48),), "num_steps": 12, "continue_from": str(tmp_path / "b")}
+    read, before = branch("c", **again, global_batch_size=32)
+    assert read == [(11, 12, 48), (12, 13, 48)]
+    assert before == [[0, 16], [2, 32], [10, 16], [12, 48]]
+    record = json.loads((tmp_path / "c" / "continued_from.json").read_text())
+    assert record["before"] == [{"run": str(tmp_path / "a"), "step": 8}]
+    # another order: nothing of the history counts, and the order is no seed's first
+    read, before = branch("d", continue_from=str(tmp_path / "b"), seed=1, num_steps=11)
+    assert read == [(11, 12, 16)] and before == [[12, 16]]
+    assert "the data begin anew: config.seed is another one" in caplog.text
+
+
 def test_a_damaged_checkpoint_is_told_and_not_touched(parent, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(parent, other)
