@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from phenomjax import config, tasks
-from phenomjax.checkpoints import init_from, named_axes
+from phenomjax.checkpoints import init_from, loading, named_axes
 from phenomjax.checkpoints.named_axes import Pixels
 from phenomjax.config import keys, stored
 from phenomjax.data.sequences.vocabulary import vocabulary
