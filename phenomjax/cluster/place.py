@@ -47,7 +47,9 @@ def find_place(
                 f"--process_id={process_id} must be between 0 and {count - 1}"
                 f" (--num_processes={num_processes})."
             )
-        return Place(coordinator, count, process_id)
+        # A keeper gives numbers, and says as srun would how the node's GPUs are shared out.
+        own = _own_devices(environment) if "PHENOMJAX_STANDBY" in environment else None
+        return Place(coordinator, count, process_id, own)
     nodes, tasks = environment.get("SLURM_STEP_NODELIST"), int(environment.get("SLURM_NTASKS") or 1)
     if not nodes:
         if tasks > 1:

@@ -81,6 +81,11 @@ def test_the_gpus_of_a_node_are_split_over_its_tasks(visible, tasks, local, ids)
         "SLURM_LOCALID": local,
     }
     assert find_place("", 0, 0, environment).local_device_ids == ids
+    # a keeper gives numbers besides
+    given = find_place("h:1", 6, 1, environment)
+    assert given.local_device_ids is None
+    given = find_place("h:1", 6, 1, environment | {"PHENOMJAX_STANDBY": "{}"})
+    assert given.local_device_ids == ids
 
 
 def test_gpus_that_do_not_divide_are_explained():

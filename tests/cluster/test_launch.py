@@ -60,8 +60,11 @@ def test_policy_knows_the_program_s_exit_codes():
     )
 
 
-def test_supervise_runs_with_an_old_python():
-    ast.parse((ROOT / "launch" / "supervise.py").read_text(), feature_version=(3, 8))
+@pytest.mark.parametrize(
+    "file", ["launch/supervise.py", "launch/standby.py", "phenomjax/standby/wire.py"]
+)
+def test_the_host_s_python_may_be_old(file):
+    ast.parse((ROOT / file).read_text(), feature_version=(3, 8))
 
 
 def test_flags_of_the_command_are_found(tmp_path):
@@ -190,6 +193,21 @@ def test_sbatch_starts_one_task_a_gpu_or_a_node():
         "--local_devices=8",
     ):
         assert option in command
+
+
+def test_sbatch_starts_keepers_where_spares_are_asked_for():
+    more = {"PHENOMJAX_PREFIX": "apptainer exec x.sif", "PHENOMJAX_SRUN": "--container-image=x"}
+    command, _ = dry_run(
+        "train.sbatch", "--workdir", "runs/a b", **GPU_NODES, **more, PHENOMJAX_SPARES="2"
+    )
+    middle = command.index("--")
+    assert command[:middle] == [
+        *("python3", "launch/standby.py", "--spares", "2", "--tasks", "8"),
+        *("--srun=--cpus-per-task=128", "--srun=--gpus-per-node=8", "--srun=--container-image=x"),
+        *("--srun=apptainer", "--srun=exec", "--srun=x.sif"),
+    ]
+    program = ["python", "-m", "phenomjax.main", "--local_devices=1", "--workdir", "runs/a b"]
+    assert command[middle + 1 :] == program
 
 
 def test_sbatch_options_come_from_variables():
