@@ -47,6 +47,9 @@ CHANGEABLE = (
     "model.remat",
     "model.attention",
 )
+# of these, on what a run is judged: they may change in a run, and yet not between runs that are
+# compared
+JUDGED = ("eval.num_batches", "eval.batch_size", "eval.seed", "data.eval_segment_len")
 PATHS = ("init_from",)  # in any spelling they are the same run
 
 # Keys whose default came later than runs that go on, and changes them.

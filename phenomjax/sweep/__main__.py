@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from phenomjax.config import checks
 from phenomjax.config.experiment import read_config
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
@@ -192,6 +193,7 @@ def settings(options: Options) -> "study.SweepSettings":
         program=program or [sys.executable, "-m", "phenomjax.main"],
         storage=options.storage,
         directory=os.getcwd(),
+        recipe=checks.flatten(config),
     )
 
 

@@ -15,7 +15,9 @@ knows no values of it. When a sweep that was done gets more
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -28,11 +30,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from phenomjax.config import base, stored
+from phenomjax.config.checks import flatten
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
 from phenomjax.sweep.halving import Standing
 from phenomjax.system import files
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -41,8 +45,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class SweepSettings:
     """What all workers must know.
 
-    Those below `num_trials` may change when the sweep is continued (of `points`, more can be
-    added); the others make it another sweep.
+    Those of `CHANGEABLE` may change when the sweep is continued (of `points`, more can be added);
+    the others make it another sweep.
     """
 
     folder: str  # absolute
@@ -60,8 +64,12 @@ class SweepSettings:
     directory: str  # where the trials are started, for paths relative to it
     # of the sampler "given": {key: value} of each trial, with its num_steps
     points: list[dict[str, space_lib.Value]] = dataclasses.field(default_factory=list)
+    # {key: value} that file and overrides come to, whatever they are called; none of given points
+    recipe: dict[str, object] = dataclasses.field(default_factory=dict)
 
-    CHANGEABLE = ("num_trials", "program", "storage", "directory", "points")
+    CHANGEABLE = (
+        *("config", "overrides", "num_trials", "program", "storage", "directory", "points"),
+    )
 
     @property
     def path(self) -> Path:
@@ -69,9 +77,22 @@ class SweepSettings:
 
     def same_sweep(self) -> dict[str, object]:
         """What must not change; whoever gives the points looks after the recipe."""
-        others = ("config", "overrides") if self.points else ()
         content = dataclasses.asdict(self).items()
-        return {k: v for k, v in content if k not in (*self.CHANGEABLE, *others)}
+        return {k: v for k, v in content if k not in self.CHANGEABLE}
+
+    def changed(self, there: Mapping[str, Any]) -> list[str]:
+        """What differs in a sweep that is there, as sentences."""
+        mine, now = self.same_sweep(), flatten(self.recipe)
+        before = now
+        if now and "recipe" in there:
+            before = flatten(base(str(now["task"]))) | flatten(there["recipe"])
+        elif now:  # of a version that compared the words
+            mine |= {"config": self.config, "overrides": self.overrides}
+        del mine["recipe"]
+        rows = [(k, there.get(k), value) for k, value in mine.items() if value != there.get(k)]
+        differ = stored.changed(before, now, stored.JUDGED)
+        rows += [(f"config.{k}", before.get(k), now.get(k)) for k in differ]
+        return [f"{name}: {old} there, {new} now" for name, old, new in rows]
 
     def workdir(self, number: int) -> Path:
         """Folder of a trial."""
@@ -121,16 +142,12 @@ class Study:
         there = self.storage.get_study_user_attrs(self.id).get("settings")
         if create and there is None:  # whoever began to make it was killed in between
             self.storage.set_study_user_attr(self.id, "settings", settings.same_sweep())
-        elif there is not None and there != settings.same_sweep():
-            now = settings.same_sweep()
-            rows = "; ".join(
-                f"{k}: {there.get(k)} there, {now[k]} now" for k in now if now[k] != there.get(k)
-            )
+        elif there is not None and (rows := settings.changed(there)):
             raise UserError(
                 f"{settings.storage or settings.path} holds a study '{name}' with other settings:"
-                f" {rows}. Trials of two spaces or lengths cannot be compared: give a new folder to"
-                " `study`, or the same settings to continue that one (they stand in its"
-                " sweep.json)."
+                f" {first_of(rows, 8)}. Trials of two spaces or lengths cannot be compared: give a"
+                " new folder to `study`, or the same settings to continue that one (they stand in"
+                " its sweep.json)."
             )
         if create:
             save(settings)

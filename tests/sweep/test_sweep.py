@@ -4,6 +4,7 @@ can make.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -371,6 +372,13 @@ def test_a_folder_holds_one_sweep(tmp_path, monkeypatch):
         ),
     ):
         front.main([*parser, "--seed", "1"])
+    with pytest.raises(UserError, match=r"config.optimizer.b1: .* there, 0.5 now. Trials of two"):
+        front.main([*parser, "--config.optimizer.b1=0.5"])
+    # the same by another path, or with what does not matter, is the same sweep
+    shutil.copy(ROOT / TOY, tmp_path / "another.py")
+    for other in (["--config", str(tmp_path / "another.py")], ["--config.log.tensorboard=false"]):
+        with pytest.raises(UserError, match="The workers ended before"):
+            front.main([*parser, *other])
     (tmp_path / "study" / "sweep.json").write_text("{")
     with pytest.raises(
         UserError, match=r"sweep.json is damaged .* Run the command that began the sweep again"

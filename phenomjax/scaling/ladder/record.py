@@ -16,8 +16,6 @@ from phenomjax.system import files
 from phenomjax.system.errors import UserError, first_of
 
 FILE = "ladder.json"
-# keys that may change in a run and yet not in a ladder: on what its runs are judged
-JUDGED = ("eval.num_batches", "eval.batch_size", "eval.seed", "data.eval_segment_len")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Ladder:
         changed = [
             f"config.{key} was {_short(self.values.get(key))}, is now"
             f" {_short(other.values.get(key))}"
-            for key in stored.changed(self.values, other.values, JUDGED)
+            for key in stored.changed(self.values, other.values, stored.JUDGED)
         ]
         mine, others = dataclasses.asdict(self), dataclasses.asdict(other)
         changed += [
