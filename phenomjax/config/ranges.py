@@ -53,11 +53,16 @@ class Range:
         if depth:
             whole = isinstance(value, tuple) and (not self.items or len(value) in (0, self.items))
             return whole and all(self._holds(item, depth - 1) for item in value)
-        if self.kind in (str, bool):
-            return isinstance(value, self.kind) and (not self.choices or value in self.choices)
-        if isinstance(value, bool) or not isinstance(value, _NUMBERS[self.kind]):
+        if not self.is_kind(value):
             return False
-        return value == self.also or self._within(value)
+        if self.kind is str:
+            return value in self.choices if self.choices else bool(value) or not self.depth
+        return self.kind is bool or value == self.also or self._within(value)
+
+    def is_kind(self, value: Any) -> bool:
+        """Whether a value, or an item of one, is of the kind."""
+        kinds: type = {int: numbers.Integral, float: numbers.Real}.get(self.kind, self.kind)
+        return isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
 
     def _within(self, value: Any) -> bool:
         return (
@@ -81,10 +86,18 @@ class Range:
         words = [f"{self.also}", *words] if self.also is not None else words
         return " or ".join(filter(None, words)) or _WORDS[self.kind]
 
+    def off(self, default: Any) -> Any:
+        """The value that says that it is not used."""
+        return self.kind(0) if self.zero else default
+
 
 LARGEST = 2**31 - 1  # of a whole number
-_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
-_WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a text",
+}
 
 
 class Declared(NamedTuple):
@@ -217,8 +230,7 @@ def check(values: Mapping[str, Any], section: "Section") -> None:
             continue
         assert allowed.where
         chosen, names = _beside(key, allowed.where[0]), allowed.where[1]
-        off = allowed.kind(0) if allowed.zero else defaults[key]
-        mends = [f"--config.{key}={off!r}"]
+        mends = [f"--config.{key}={allowed.off(defaults[key])!r}"]
         if names:
             mends.append(f"--config.{chosen}={names[0]}")
         raise UserError(
@@ -259,10 +271,21 @@ def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
     if many and allowed.items and len(value) not in (0, allowed.items):
         yield f"config.{key} has {len(value)} values; it must have {allowed.items}, or none."
         return
-    told = str(allowed)
+    if many and allowed.kind is str and len(set(map(str, value))) and "" not in value:
+        yield f"config.{key} is {value!r}, and each must be a text: set"
+        yield f'--config.{key}="{tuple(map(str, value))}".'
+        return
+    told, word = str(allowed), _WORDS[allowed.kind]
     if not many and isinstance(value, int) and value > LARGEST:
         told = f"at most {allowed.most}"
+    items = value if many and allowed.depth == 1 else (value,) if not many else ()
+    if told != word and not all(map(allowed.is_kind, items)):
+        told = f"{word}, {told}"
+    if many and "" in value:
+        told += " that is not empty"
     yield f"config.{key} is {value!r}; {'each' if many else 'it'} must be {told}."
+    if many and value == ("",):
+        yield f'For none set --config.{key}="()".'
     if allowed.zero and not many and isinstance(value, int | float) and value < 0:
         zero = allowed.kind(0)
         yield f"{zero} = {allowed.zero}: set --config.{key}={zero}."

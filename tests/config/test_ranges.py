@@ -151,3 +151,24 @@ def test_a_run_from_before_the_warm_up_of_its_average_goes_on_without(tmp_path, 
             assert c.optimizer.ema_warmup is False and c.is_locked
             stored.save(c, path)
     assert "config.optimizer.ema_warmup stays False, as this run began" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "key,value,text",
+    [
+        (
+            "data.val_groups",
+            (1, 2),
+            """each must be a text: set --config.data.val_groups="('1', '2')".""",
+        ),
+        ("model.channels", ("",), 'that is not empty. For none set --config.model.channels="()".'),
+        ("data.weights", ("x",), "is ('x',); each must be a finite number, above 0."),
+        ("data.weights", 3.0, "config.data.weights is 3.0, which is no tuple; e.g. (3.0,)."),
+        ("num_steps", 1.5, "config.num_steps is 1.5; it must be a whole number, at least 1."),
+        ("data.flip", 1, "config.data.flip is 1; it must be True or False."),
+    ],
+)
+def test_a_value_of_another_kind_is_told_what_it_must_be(key, value, text):
+    section = keys.declare("mae")
+    with pytest.raises(UserError, match=re.escape(text)):
+        ranges.check(flatten(section) | {key: value}, section)
