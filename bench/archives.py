@@ -151,7 +151,8 @@ def mix(folder: Path) -> None:
         banks = [one for found in open_banks(named) for one in found]
         settings = {"channels": ("x", "y"), "crop_size": 32, "global_batch_size": 256}
         loaders = [
-            ImageLoader(banks, weights=share, threads=1, **settings) for share in ((), weights)
+            ImageLoader(banks, weights=[(0, share)] if share else (), threads=1, **settings)
+            for share in ((), weights)
         ]
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         took = []

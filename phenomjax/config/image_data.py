@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import mixtures
 from phenomjax.config.checks import check_banks, check_selection, divides_batch
 from phenomjax.config.ranges import Section, choice, flag, number, several, share, text, whole
 from phenomjax.data.simulated.screen_config import (
@@ -56,8 +57,7 @@ def add_sections(c: Section) -> None:
     c.data.cache_gb = number(
         0.0, least=0, zero="PHENOMJAX_CACHE_GB, or 64, or half of what is free"
     )
-    # share of crops from each bank; () = by number of images
-    c.data.weights = several(float, above=0)
+    mixtures.add_keys(c.data)
     # pixels; crops are square
     c.data.crop_size = whole(256, least=1)
     # crops of one decoded image; pays above about 40, or for banks with whole-plane chunks
@@ -131,4 +131,5 @@ def check(c: ConfigDict) -> None:
     check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")
     if not c.data.banks:
         simulation(c)
+    mixtures.check(c)
     check_selection(c)

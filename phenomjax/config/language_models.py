@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import mixtures
 from phenomjax.config.checks import check_banks, check_selection
 from phenomjax.config.ranges import Section, choice, flag, number, several, text, whole
 from phenomjax.data.sequences.vocabulary import UNITS
@@ -42,6 +43,7 @@ def add_shared_sections(c: Section, add_model: Callable[[Section], None]) -> Non
     # share of what is trained on, chosen by hash: a smaller share lies within a larger one; what is
     # held out stays as it is; 1.0 = all
     c.data.subset = number(1.0, above=0, most=1)
+    mixtures.add_keys(c.data)
     # tokens of a row and step
     c.data.segment_len = whole(128, least=1)
     # tokens of a row and evaluation batch; 0 = segment_len
@@ -81,6 +83,7 @@ def add_shared_sections(c: Section, add_model: Callable[[Section], None]) -> Non
 def check_shared(c: ConfigDict) -> None:
     """Checks the keys that `add_shared_sections` adds."""
     check_banks(c, c.data.simulate.families, "sequences --source FILES", "simulate --kind proteins")
+    mixtures.check(c)
     check_selection(c)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.config import batches, image_data
+from phenomjax.config import batches, image_data, mixtures
 from phenomjax.data import node_cache, store
 from phenomjax.data.images import archive
 from phenomjax.data.images.bank import ImageBank
@@ -19,6 +19,7 @@ from phenomjax.data.images.loading import staging
 from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.opening import open_banks
 from phenomjax.data.images.rows import Rows
+from phenomjax.data.mixture import Shares
 from phenomjax.data.selections import Chosen, choose
 from phenomjax.data.simulated.write_screen import write_screen
 from phenomjax.models import layers
@@ -81,7 +82,7 @@ class ImageObjective:
             " --out embeddings.zarr"
         )
 
-    def data(self) -> tuple[list[ImageBank], tuple[float, ...], list[Chosen]]:
+    def data(self) -> tuple[list[ImageBank], Shares, list[Chosen]]:
         """The banks, where they are staged read from there; their weights; and what is chosen."""
         data = self.config.data
         banks, weights = banks_and_weights(self.config)
@@ -227,9 +228,9 @@ def row_sums(values: Mapping[str, Float[Array, " batch"]], batch: Batch) -> Sums
     return sums
 
 
-def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float, ...]]:
-    """The banks that `data.banks` names, those of an index one by one; and `data.weights` for each:
-    that of an index is divided by numbers of images.
+def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], Shares]:
+    """The banks that `data.banks` names, those of an index one by one; and the weights of each,
+    where that of an index is divided by numbers of images.
     """
     node_cache.use(config.data.cache, config.data.cache_gb)
     counts = Counter(
@@ -241,13 +242,15 @@ def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float,
             " would be there as often. Name it once, and give it a larger share with"
             " --config.data.weights."
         )
-    named, weights = open_banks(config.data.banks), tuple(config.data.weights)
-    if len(weights) == len(named):
-        weights = tuple(
-            weight * len(bank) / max(sum(map(len, banks)), 1) if len(banks) > 1 else weight
-            for weight, banks in zip(weights, named, strict=True)
-            for bank in banks
-        )
+    named, weights = open_banks(config.data.banks), []
+    for position, shares in mixtures.stages(config.data):
+        if len(shares) == len(named):
+            shares = tuple(
+                share * len(bank) / max(sum(map(len, banks)), 1) if len(banks) > 1 else share
+                for share, banks in zip(shares, named, strict=True)
+                for bank in banks
+            )
+        weights.append((position, shares))
     return [bank for banks in named for bank in banks], weights
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.config import batches
+from phenomjax.config import batches, mixtures
 from phenomjax.data import node_cache
 from phenomjax.data.selections import choose
 from phenomjax.data.sequences import staging
@@ -144,6 +144,7 @@ class LanguageModel:
             prefetch_batches=data.prefetch_batches,
             chosen=chosen,
             subset=data.subset,
+            weights=mixtures.stages(data),
         )
 
     @property

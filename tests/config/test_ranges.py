@@ -42,7 +42,10 @@ def changed(task="mae", **values):
         ({"mesh__model": 0}, "config.mesh.model is 0; it must be at least 1."),
         ({"mesh__data": 0}, "config.mesh.data is 0; it must be -1 or at least 1."),
         ({"model__patch_size": 0}, "config.model.patch_size is 0; it must be at least 1."),
-        ({"data__weights": (1.0, 0.0)}, "config.data.weights is (1.0, 0.0); each must be above 0."),
+        (
+            {"data__weights": (1.0, -1.0)},
+            "config.data.weights is (1.0, -1.0); each must be at least 0.",
+        ),
         ({"data__simulate__photons": -1.0}, "config.data.simulate.photons is -1.0; it must be at"),
     ],
 )

@@ -72,7 +72,7 @@ def test_weights_and_names(paths, tmp_path):
     config.data.update(banks=named, weights=(9.0, 2.0))
     banks, weights = banks_and_weights(config)
     assert [one.path.name for one in banks] == ["one.zarr", "two.zarr", "three.zarr"]
-    assert weights == (4.0, 5.0, 2.0)
+    assert weights == [(0, (4.0, 5.0, 2.0))]
     assert f" --bank {tmp_path}/one.zarr --out" in ImageObjective(config).next_command
     archive.write_index(banks, tmp_path / "again.parquet")  # an index of an index
     assert len(open_banks([tmp_path / "again.parquet"])[0]) == 3

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from phenomjax.data import mixture
 from phenomjax.data.batches import Batches
+from phenomjax.data.mixture import Shares
 from phenomjax.data.prefetch import Prefetcher
 from phenomjax.data.selections import Chosen
 from phenomjax.data.sequences.bank import TokenBank
+from phenomjax.data.sequences.mixed import MixedPlan, MixedStream
 from phenomjax.data.sequences.segments import LanePlan, OncePlan, Segments
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.data.subset import nested
@@ -39,7 +42,8 @@ class Corpus:
     Attributes:
       banks: what it reads.
       num_sequences, num_tokens: of the split; tokens with their boundaries.
-      group_tokens: [groups] int64.
+      bank_tokens: of each bank.
+      group_tokens, group_bank: [groups] int64.
 
     Raises:
       UserError: no bank, or banks of different alphabets or boundaries.
@@ -83,8 +87,11 @@ class Corpus:
                 groups.append((number, rows[place : place + GROUP]))
                 tokens.append(self._places(*groups[-1])[1].sum(keepdims=True))
         self._groups, self.group_tokens = groups, np.concatenate(tokens)
+        self.group_bank = np.array([bank for bank, _ in groups], np.int64)
         self.num_sequences = sum(len(rows) for _, rows in groups)
         self.num_tokens = int(self.group_tokens.sum())
+        counts = np.bincount(self.group_bank, self.group_tokens, len(banks))
+        self.bank_tokens: list[int] = counts.astype(np.int64).tolist()
         self._first_id = np.cumsum([0, *(len(bank) for bank in banks)])
 
     def _parts(self, chosen: Sequence[Chosen], subset: float) -> list[np.ndarray] | None:
@@ -133,14 +140,19 @@ class EpochStream:
     Args:
       corpus: what to read.
       seed, epoch: of the order; seed None = the order of the banks.
+      bank: the one that is read; None = all.
     """
 
-    def __init__(self, corpus: Corpus, seed: int | None, epoch: int):
+    def __init__(self, corpus: Corpus, seed: int | None, epoch: int, bank: int | None = None):
         self._corpus, self._seed, self._epoch = corpus, seed, epoch
-        groups = len(corpus.group_tokens)
-        self._order = np.arange(groups) if seed is None else _permutation(groups, seed, 0, epoch)
+        groups = np.arange(len(corpus.group_tokens))
+        if bank is not None:
+            groups = np.flatnonzero(corpus.group_bank == bank)
+        order = slice(None) if seed is None else _permutation(len(groups), seed, 0, epoch)
+        self._order = groups[order]
         self._starts = np.concatenate([[0], np.cumsum(corpus.group_tokens[self._order])])
-        self._opened = functools.lru_cache(maxsize=4096)(self._open)  # 4096 groups are some 100 MB
+        # 4096 groups are some 100 MB; of one bank of many fewer are in use at a time
+        self._opened = functools.lru_cache(maxsize=4096 if bank is None else 512)(self._open)
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -174,6 +186,10 @@ class EpochStream:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
         _, starts, _, ids = self._opened(number)
         return int(ids[np.searchsorted(starts, position - self._starts[number], side="right") - 1])
+
+    def elsewhere(self, near: int, draw: int, count: int) -> UInt8[np.ndarray, "tokens"]:
+        """Tokens from anywhere, chosen by a random number; `near` is passed over."""
+        return self.read(draw % len(self), draw % len(self) + count)
 
     def _open(self, number: int) -> tuple:
         """A group in this epoch's order: (token array, start of each sequence in the group, its
@@ -214,6 +230,9 @@ class LaneLoader:
       global_batch_size: rows of a batch over all processes, that is lanes.
       stages: (position, rows) from which on batches have other rows; () = they never do.
       once: whether lanes, and so what a row knows of the text before, depend on the text alone.
+      weights: (position, share of the tokens from each bank) from which on the train split is mixed
+        so (`mixed.MixedPlan`), any scale; () = every sequence equally often.
+      reach: tokens before and after a segment that a row may read, too.
       random_offset: whether epochs begin at random places.
       process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
         count).
@@ -242,6 +261,8 @@ class LaneLoader:
         subset: float = 1.0,
         stages: Sequence[tuple[int, int]] = (),
         once: bool = False,
+        weights: Shares = (),
+        reach: int = 1,
     ):
         self.batches = Batches(stages or [(0, global_batch_size)])
         self.corpus, self.split, self.segment_len, self.seed = (
@@ -271,14 +292,21 @@ class LaneLoader:
                 f" --config.global_batch_size={fits} or less, a smaller --config.data.segment_len,"
                 f" or {'a larger --config.data.subset' if subset < 1 else 'add sequences'}."
             )
-        self.once, self._plan = (
-            once,
-            (
-                OncePlan(self.batches, tokens, segment_len)
-                if once
-                else LanePlan(self.batches, tokens, segment_len, whole=split == "train")
-            ),
+        sizes = {
+            str(bank.path): count
+            for bank, count in zip(banks, self.corpus.bank_tokens, strict=True)
+        }
+        self.weights = mixture.resolved(weights, sizes) if split == "train" else ()
+        self.once = once
+        self._plan: LanePlan | OncePlan | MixedPlan = LanePlan(
+            self.batches, tokens, segment_len, whole=split == "train"
         )
+        if once:
+            self._plan = OncePlan(self.batches, tokens, segment_len)
+        elif self.weights:
+            mixture.check_read(self.weights, sizes)
+            tokens_of = self.corpus.bank_tokens
+            self._plan = MixedPlan(self.batches, self.weights, tokens_of, segment_len, reach)
         self.lanes = self._plan.lanes(global_batch_size)
         self.lane_len = self._plan.lane_len(global_batch_size)
         self.steps_per_epoch = self._plan.steps(global_batch_size)
@@ -308,10 +336,10 @@ class LaneLoader:
         banks alone.
         """
         here = self._segments(step)
-        starts = here.lane * here.lane_len + here.number * self.segment_len
+        starts = here.begin + here.number * self.segment_len
         stream, shift = self._stream(here.epoch)
         # In the validation split the last lanes may be shorter, or empty.
-        ends = np.minimum((here.lane + 1) * here.lane_len, len(stream) - (self.split != "train"))
+        ends = np.minimum(here.begin + here.lane_len, len(stream) - (self.split != "train"))
         sequence = [stream.sequence_at(shift + int(start)) for start in starts]
         return {
             "tokens": self._tokens(here.epoch, starts),
@@ -367,20 +395,35 @@ class LaneLoader:
         corpus = self.corpus
         return (
             f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of"
-            f" {', '.join(b.path.name for b in corpus.banks)} in {self.lanes} lanes of"
-            f" {self.lane_len:,}; segments of {self.segment_len}, {self.steps_per_epoch:,} steps an"
-            " epoch"
+            f" {self._banks_and_lanes()}; segments of {self.segment_len}, {self.steps_per_epoch:,}"
+            " steps an epoch"
         )
 
-    def _make_stream(self, epoch: int) -> tuple[EpochStream, int]:
+    def _banks_and_lanes(self) -> str:
+        """Which banks are read, and how, for the start-up lines."""
+        names = [bank.path.name for bank in self.corpus.banks]
+        if not self.weights:
+            return f"{', '.join(names)} in {self.lanes} lanes of {self.lane_len:,}"
+        return (
+            f"{', '.join(names)}, mixed {mixture.described(self.weights, names)}; in stretches of"
+            f" {self.lane_len:,}"
+        )
+
+    def _make_stream(self, epoch: int) -> tuple[EpochStream | MixedStream, int]:
         if self.split != "train":
             return EpochStream(self.corpus, None, 0), 0
+        if isinstance(self._plan, MixedPlan):
+            return MixedStream(self._plan, self.corpus.bank_tokens, self._shuffled), 0
+        return self._shuffled(None, epoch)
+
+    def _shuffled(self, bank: int | None, epoch: int) -> tuple[EpochStream, int]:
+        """The sequences of a bank, or of all, in the order of an epoch; and where it begins."""
         seed = self.batches.seed(self.seed)
-        stream = EpochStream(self.corpus, seed, epoch)
+        stream = EpochStream(self.corpus, seed, epoch, bank)
         draw = int(
             np.random.Philox(
                 key=np.array([seed, 3], np.uint64),
-                counter=np.array([0, epoch, 0, 0], np.uint64),
+                counter=np.array([0, epoch, bank or 0, 0], np.uint64),
             ).random_raw(1)[0]
         )
         return stream, draw % len(stream) if self.random_offset else 0
@@ -420,11 +463,10 @@ class MirroredLaneLoader(LaneLoader):
         banks alone.
         """
         here = self._segments(step)
-        starts = here.lane * here.lane_len + (here.steps - 1 - here.number) * self.segment_len
+        starts = here.begin + (here.steps - 1 - here.number) * self.segment_len
         place = starts[:, None] + np.arange(self.segment_len)
-        inside = place < np.minimum(
-            ((here.lane + 1) * here.lane_len)[:, None], self.corpus.num_tokens
-        )
+        stream, _ = self._stream(here.epoch)
+        inside = place < np.minimum(here.begin + here.lane_len, len(stream))[:, None]
         if self.split != "train":
             # nothing stands before the first token, as nothing comes after the last
             inside &= place > 0

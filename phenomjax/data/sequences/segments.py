@@ -20,6 +20,7 @@ class Segments(NamedTuple):
       lane_len: tokens of a lane of this epoch.
       steps: whole segments of a lane.
       lane: of each row.
+      begin: where it begins in the epoch.
       number: of its segment, in the order in which the segments of a lane are read.
       fresh: whether the row read something else the step before than the segment before.
     """
@@ -28,6 +29,7 @@ class Segments(NamedTuple):
     lane_len: int
     steps: int
     lane: Int64[np.ndarray, " rows"]
+    begin: Int64[np.ndarray, " rows"]
     number: Int64[np.ndarray, " rows"]
     fresh: Bool[np.ndarray, " rows"]
 
@@ -107,7 +109,8 @@ class OncePlan:
         turn, segment = divmod(step, self._segments)
         lane = np.array(rows, np.int64) + turn * self._rows
         number, fresh = np.full_like(lane, segment), np.full(len(lane), segment == 0)
-        return Segments(epoch, self.lane_len(self._rows), self._segments, lane, number, fresh)
+        length = self.lane_len(self._rows)
+        return Segments(epoch, length, self._segments, lane, lane * length, number, fresh)
 
 
 class LanePlan:
@@ -152,8 +155,8 @@ class LanePlan:
         for level in reversed(levels[1:]):
             lane, within = np.divmod(lane * level.steps + number, level.left)
             number, fresh = level.taken + within, fresh | (within == 0)
-        first = levels[0]
-        return Segments(epoch, self.lane_len(first.rows), first.steps, lane, number, fresh)
+        lane_len, begin = self.lane_len(levels[0].rows), lane * self.lane_len(levels[0].rows)
+        return Segments(epoch, lane_len, levels[0].steps, lane, begin, number, fresh)
 
     def _stage(self, position: int, rows: int) -> _Stage:
         """The stage that begins at a position, behind those there are."""

@@ -69,7 +69,7 @@ class SpanLoader(LaneLoader):
         **options: Any,
     ):
         check_row(segment_len, reuse_len, num_predict)
-        super().__init__(banks, segment_len=reuse_len, **options)
+        super().__init__(banks, segment_len=reuse_len, reach=segment_len, **options)
         self.units_per_row, self.row_len, self.reuse_len, self.perm_size = (
             segment_len,
             segment_len,
@@ -145,10 +145,9 @@ class SpanLoader(LaneLoader):
         corpus = self.corpus
         return (
             f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of"
-            f" {', '.join(b.path.name for b in corpus.banks)} in {self.lanes} lanes of"
-            f" {self.lane_len:,}{', every other one backwards' if self.bi_data else ''}; rows of"
-            f" {self.row_len} tokens that move on by {self.reuse_len}, {sum(self.goals)} targets"
-            f" each, {self.steps_per_epoch:,} steps an epoch"
+            f" {self._banks_and_lanes()}{', every other one backwards' if self.bi_data else ''};"
+            f" rows of {self.row_len} tokens that move on by {self.reuse_len},"
+            f" {sum(self.goals)} targets each, {self.steps_per_epoch:,} steps an epoch"
         )
 
     def _draws(self, step: int, here: Segments) -> np.ndarray:
@@ -181,11 +180,11 @@ class SpanLoader(LaneLoader):
         after = length - reuse  # tokens of A and B
         tokens = np.empty((len(reverse), self.row_len), np.uint8)
         segment, sequence = np.zeros_like(tokens), np.empty(len(reverse), np.uint32)
-        lanes = zip(here.lane.tolist(), here.number.tolist(), strict=True)
-        for place, (lane, number) in enumerate(lanes):
-            begin = shift + lane * here.lane_len + number * reuse + len(stream)
+        lanes = zip(here.begin.tolist(), here.number.tolist(), strict=True)
+        for place, (first, number) in enumerate(lanes):
+            begin = shift + first + number * reuse + len(stream)
             if reverse[place]:
-                begin = shift + (lane + 1) * here.lane_len - number * reuse - length + len(stream)
+                begin = shift + first + here.lane_len - number * reuse - length + len(stream)
             text = stream.read(begin, begin + length)
             sequence[place] = stream.sequence_at(begin + length - 1 if reverse[place] else begin)
             text = text[::-1] if reverse[place] else text
@@ -196,8 +195,7 @@ class SpanLoader(LaneLoader):
             choice, other = int(draws[place, 0]), int(draws[place, 1])
             a_len = int(cuts[(choice >> 1) % len(cuts)]) if len(cuts) else after - after // 2
             if not len(cuts) or choice & 1:
-                begin = other % len(stream)
-                b = stream.read(begin, begin + after - a_len)
+                b = stream.elsewhere(begin, other, after - a_len)
                 text[reuse + a_len :] = b[::-1] if reverse[place] else b
             a_end = reuse + a_len
             tokens[place, :a_end], tokens[place, a_end + 1 : -2] = text[:a_end], text[a_end:]

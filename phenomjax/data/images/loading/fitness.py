@@ -1,7 +1,6 @@
 """Whether banks and settings of a loader fit each other."""
 
 import logging
-from collections.abc import Sequence
 from typing import Protocol
 
 from phenomjax.data.batches import Batches
@@ -24,7 +23,7 @@ class Asked(Protocol):
     on_bad_image: str
 
 
-def check(loader: Asked, weights: Sequence[float], process_count: int) -> None:
+def check(loader: Asked, process_count: int) -> None:
     """Raises UserError where banks and settings of a loader do not fit each other."""
     if not loader.banks:
         raise UserError(
@@ -44,12 +43,6 @@ def check(loader: Asked, weights: Sequence[float], process_count: int) -> None:
                 raise UserError(
                     f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}."
                 )
-    if weights and (len(weights) != len(loader.banks) or min(weights) <= 0):
-        raise UserError(
-            f"data.weights={tuple(weights)} does not fit the {len(loader.banks)} banks: give one"
-            " number above 0 for each, or () for every image equally often. A bank without"
-            " weight is left out of data.banks."
-        )
     if loader.on_bad_image not in ("error", "skip"):
         raise UserError(
             f"data.on_bad_image={loader.on_bad_image!r} is unknown. There are: error, skip."

@@ -14,6 +14,7 @@ from phenomjax.data.images.loading.loader import Group, ImageLoader
 from phenomjax.data.images.loading.order import Order, permutation
 from phenomjax.data.images.loading.parts import EachOnce, PartOrder
 from phenomjax.data.images.rows import Rows
+from phenomjax.data.mixture import Shares
 from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
@@ -96,7 +97,7 @@ class LabelledLoader(ImageLoader):
             )
         return " ".join(filter(None, [super().describe(), f"{said}.", *self.told]))
 
-    def _make_order(self, weights: Sequence[float]) -> Order:
+    def _make_order(self, weights: Shares) -> Order:
         training, parts = self.split == "train", max(self.parts, 1)
         if training and not self.parts and not self._control_share:
             return super()._make_order(weights)

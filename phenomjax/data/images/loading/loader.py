@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phenomjax.data import mixture
 from phenomjax.data.batches import Batches
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading import fitness
@@ -34,6 +35,7 @@ from phenomjax.data.images.loading.reader import (
 from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.images.shards import IndexCache
+from phenomjax.data.mixture import Shares
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
 from phenomjax.data.selections import Chosen
 from phenomjax.data.subset import nested
@@ -71,8 +73,8 @@ class ImageLoader:
     Args:
       banks: what to read.
       channels: the vocabulary, all channel names in order.
-      weights: share of the rows from each bank, any scale, kept to within 1 %; () = every image
-        equally often.
+      weights: (position, share of the rows from each bank) from which on they are mixed so, any
+        scale, kept to within 1 %; () = every image equally often.
       split, split_by, val_groups, val_fraction: see `split.split_rows`.
       chosen: the part of each bank that is read; () = all.
       rows: of each bank, those of the split, where something else than `split_rows` has found them.
@@ -113,7 +115,7 @@ class ImageLoader:
         channels: Sequence[str],
         global_batch_size: int,
         stages: Sequence[tuple[int, int]] = (),
-        weights: Sequence[float] = (),
+        weights: Shares = (),
         split: str = "train",
         split_by: str = "plate",
         val_groups: Sequence[str] = (),
@@ -147,7 +149,7 @@ class ImageLoader:
         self.threads = threads or core_count()
         self.batches = Batches(stages or [(0, global_batch_size)])
         self._process = process_index, process_count
-        fitness.check(self, weights, process_count)
+        fitness.check(self, process_count)
         self._rows = list(rows) or split_rows(
             self.banks,
             split,
@@ -170,7 +172,15 @@ class ImageLoader:
             0,
             *itertools.accumulate(len(self._rows[bank]) for bank in self._sources),
         ]
-        self._order = self._make_order(weights)
+        sizes = {
+            str(bank.path): len(rows) for bank, rows in zip(self.banks, self._rows, strict=True)
+        }
+        self.weights = mixture.resolved(weights, sizes)
+        if split == "train":
+            mixture.check_read(self.weights, sizes)
+        else:  # losses at all steps are of the same mixture
+            self.weights = mixture.mean(self.weights, sizes)
+        self._order = self._make_order(self.weights)
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
         prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in self.banks]
@@ -277,10 +287,14 @@ class ImageLoader:
             banks += f" and {len(self.banks) - len(shown):,} more banks"
         sets = "one channel set" if len(self.groups) == 1 else f"{len(self.groups)} channel sets"
         buffers, mib = buffers_needed(self.prefetch_batches), self._buffer_bytes() / 2**20
+        mixed = ""
+        if self.weights and not self.once:
+            names = [bank.path.name for bank in self.banks]
+            mixed = f" Mixed {mixture.described(self.weights, names)}."
         return (
-            f"{self.split}: {self.num_images:,} images, {sets}: {banks}. {self.crop_size} px crops,"
-            f" {self.crops_per_image} an image; {self.threads} decoding threads, {buffers} buffers"
-            f" of {mib:.1f} MiB."
+            f"{self.split}: {self.num_images:,} images, {sets}: {banks}.{mixed}"
+            f" {self.crop_size} px crops, {self.crops_per_image} an image; {self.threads} decoding"
+            f" threads, {buffers} buffers of {mib:.1f} MiB."
         )
 
     def _local(self, step: int) -> range:
@@ -291,7 +305,7 @@ class ImageLoader:
         """(group, number of this batch within its group) of a step."""
         return self._order.batch(step - self.batches.begin)
 
-    def _make_order(self, weights: Sequence[float]) -> Order:
+    def _make_order(self, weights: Shares) -> Order:
         sizes = [[len(self._rows[bank]) for bank in group.banks] for group in self.groups]
         if self.once:
             rows, images = self.global_batch_size, list(map(sum, sizes))
@@ -299,7 +313,10 @@ class ImageLoader:
         per_image, begin = self.crops_per_image, self.batches.begin
         return BatchOrder(
             sizes,
-            [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
+            [
+                (position, [[shares[bank] for bank in group.banks] for group in self.groups])
+                for position, shares in mixture.since(weights, begin)
+            ],
             seed=self.batches.seed(self.seed),
             images_per_batch=self.global_batch_size // per_image,
             stages=[(at - begin, rows // per_image) for at, rows in self.batches.stages],

@@ -8,15 +8,15 @@ counter is (row, step).
 
 import bisect
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
+from phenomjax.data.mixture import Mixture
+
 SMALL = 2**16  # images; from here on Grain's shuffle is fast
-MANY = 64  # banks; up to here Grain's mixture is fast
 
 
 class Order(Protocol):
@@ -39,7 +39,8 @@ class BatchOrder:
 
     Args:
       sizes: for each group, the number of images of each of its banks.
-      weights: for each group, the share of each of its banks; None = every image equally often.
+      weights: (step, for each group the share of each of its banks) from which on they are mixed
+        so; () = every image equally often.
       seed: of the run.
       images_per_batch: different images in one global batch.
       stages: (step, images per batch) from which on batches have others; () = they never do.
@@ -48,64 +49,56 @@ class BatchOrder:
     def __init__(
         self,
         sizes: Sequence[Sequence[int]],
-        weights: Sequence[Sequence[float]] | None,
+        weights: Sequence[tuple[int, Sequence[Sequence[float]]]] = (),
         *,
         seed: int,
         images_per_batch: int,
         stages: Sequence[tuple[int, int]] = (),
     ):
-        # here and below, because importing it imports jax, and phenomjax.data must not
-        import grain
-
-        self._images, start = [], 0
-        for group, group_sizes in enumerate(sizes):
-            ranges, group_start = [], start
-            for size in group_sizes:
-                ranges.append((start, start + size))
-                start += size
-            if weights is None:
-                ranges = [(group_start, start)]
-            shuffled = [
-                _shuffled(*span, _shuffle_seed(seed, group, number))
-                for number, span in enumerate(ranges)
-            ]
-            share = weights[group] if weights else None
-            self._images.append(
-                shuffled[0] if len(shuffled) == 1 else _mixed(shuffled, share or [1] * len(ranges))
-            )
-        shares = [sum(part) for part in (sizes if weights is None else weights)]
-        batches = [
-            grain.MapDataset.range(2**48).map(lambda number, g=g: (g, number))
-            for g in range(len(sizes))
-        ]
-        self._batches = batches[0] if len(batches) == 1 else _mixed(batches, shares)
+        self._groups = Mixture(
+            [(step, list(map(sum, groups))) for step, groups in weights or [(0, sizes)]]
+        )
+        self._images: list[list[Addressed]] = []  # of each group, of each of its banks
+        self._banks: list[Mixture] = []  # of each group
         # of each group, for each stage: its first batch, the images before, the images of a batch
         self._stages: list[list[tuple[int, int, int]]] = []
-        for group in range(len(sizes)):
-            number, images, each, own = 0, 0, images_per_batch, []
+        start = 0
+        for group, group_sizes in enumerate(sizes):
+            shuffled = []
+            for number, size in enumerate(group_sizes if weights else [sum(group_sizes)]):
+                seed_here = _shuffle_seed(seed, group, number)
+                shuffled.append(_shuffled(start, start + size, seed_here))
+                start += size
+            self._images.append(shuffled)
+            batch, images, each, own = 0, 0, images_per_batch, []
             for step, other in stages or [(0, images_per_batch)]:
-                before, number = number, self._number_at(step, group)
-                images, each = images + (number - before) * each, other
-                own.append((number, images, each))
+                before, batch = batch, self._groups.before(step)[group]
+                images, each = images + (batch - before) * each, other
+                own.append((batch, images, each))
             self._stages.append(own)
+            mixed = [
+                (self._place(group, self._groups.before(step)[group], 0), groups[group])
+                for step, groups in weights
+                if sum(groups[group])  # else none of its images comes
+            ]
+            self._banks.append(Mixture(mixed or [(0, [1])]))
 
-    def _number_at(self, step: int, group: int) -> int:
-        """How many batches of a group come before a step."""
-        return step and next(
-            number for of, number in map(self.batch, itertools.count(step)) if of == group
-        )
+    def _place(self, group: int, batch: int, place: int) -> int:
+        """How many images of the group come before a place of a batch of it."""
+        stages = self._stages[group]
+        number, images, each = next(stage for stage in reversed(stages) if stage[0] <= batch)
+        return images + (batch - number) * each + place
 
     def batch(self, step: int) -> tuple[int, int]:
         """(group, number of this batch within its group) of a step."""
-        return self._batches[step]
+        return self._groups.at(step)
 
     def image(self, group: int, batch: int, place: int) -> int:
         """The image at `place` (0 to images_per_batch - 1) of a group's batch, counted over all
         groups.
         """
-        stages = self._stages[group]
-        number, images, each = next(stage for stage in reversed(stages) if stage[0] <= batch)
-        return self._images[group][images + (batch - number) * each + place]
+        bank, number = self._banks[group].at(self._place(group, batch, place))
+        return self._images[group][bank][number]
 
 
 @runtime_checkable
@@ -139,7 +132,7 @@ class OnceOrder:
     def __init__(self, sizes: Sequence[int], *, seed: int, images_per_batch: int):
         self._sizes, self._count = sizes, images_per_batch
         whole = [[size] for size in sizes]
-        self._order = BatchOrder(whole, None, seed=seed, images_per_batch=images_per_batch)
+        self._order = BatchOrder(whole, seed=seed, images_per_batch=images_per_batch)
         self._ends = list(itertools.accumulate(-(-size // images_per_batch) for size in sizes))
         self.steps = self._ends[-1]
 
@@ -177,42 +170,19 @@ def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
     return generator.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8).tolist()
 
 
-def _shuffled(start: int, stop: int, seed: int):
+class Addressed(Protocol):
+    """Images without end, by their place."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+
+def _shuffled(start: int, stop: int, seed: int) -> Addressed:
     """A MapDataset of start, ..., stop - 1 without end, each epoch another permutation."""
-    import grain
+    import grain  # imports jax, and phenomjax.data must not
 
     if stop - start > SMALL:
         return grain.MapDataset.range(start, stop).shuffle(seed=seed).repeat(None)
     return grain.MapDataset.source(_SmallShuffle(start, stop, seed))
-
-
-def _mixed(parts: list, weights: Sequence[float]):
-    """A MapDataset that takes from each by its weight. Grain finds out whose turn it is in time
-    that grows with the number of parts, 3 ms for 3,000.
-    """
-    import grain
-
-    if len(parts) < MANY:
-        return grain.MapDataset.mix(parts, weights)
-    return _ManyMixed(parts, weights)
-
-
-class _ManyMixed:
-    """The order of `grain.MapDataset.mix`, by a compiled loop."""
-
-    def __init__(self, parts: list, weights: Sequence[float]):
-        from phenomjax.data.images.loading.turns import turn  # numba takes a second to import
-
-        self._turn, self._parts, least = turn, parts, min(weights)
-        self._shares = np.array([int(weight * (100 / least)) for weight in weights], np.int64)
-        self._total = int(self._shares.sum())
-
-    def __getitem__(self, index: int) -> int:
-        if (index + 1) * self._total < 2**63:
-            part, place = self._turn(index, self._shares, self._total)
-        else:
-            part, place = self._turn.py_func(index, self._shares.tolist(), self._total)
-        return self._parts[part][place]
 
 
 class _SmallShuffle:

@@ -45,7 +45,7 @@ class PartOrder:
     ):
         self._seed, self._parts, self._images = seed, parts, images_per_part
         self._controls_per_part = controls_per_part
-        self._sets = BatchOrder([[sum(one)] for one in sizes], None, seed=seed, images_per_batch=1)
+        self._sets = BatchOrder([[sum(one)] for one in sizes], seed=seed, images_per_batch=1)
         others = images_per_part - controls_per_part
         self._others, first = _orders(sizes, 0, seed, others)
         self._controls, _ = _orders(controls, first, _mixed(seed, CONTROLS), controls_per_part)
@@ -155,7 +155,7 @@ def _orders(
     for number, one in enumerate(sizes):
         groups = [[size] for size in one]
         own = _mixed(seed, number) if number else seed
-        orders.append((BatchOrder(groups, None, seed=own, images_per_batch=per_part), first))
+        orders.append((BatchOrder(groups, seed=own, images_per_batch=per_part), first))
         first += sum(one)
     return orders, first
 
