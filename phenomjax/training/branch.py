@@ -280,7 +280,7 @@ def _tell(
         for key in sorted(mine.keys() | old.keys())
         if not key.startswith(OWN) and mine.get(key) != old.get(key)
     }
-    was, becomes = (float(optim.schedule(each)(step)) for each in (theirs, c))
+    was, becomes = (float(f"{optim.schedule(each)(step):.6g}") for each in (theirs, c))
     data = (
         f"begin anew: {why}. What was read before may come again"
         if why

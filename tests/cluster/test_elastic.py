@@ -289,3 +289,24 @@ def test_real_models_on_four_two_one_three_processes(name, request, count, tmp_p
         f"{name}: {STEPS} steps x {ROWS} rows on {'4 -> 2 -> 3 -> 1' if full else '2 -> 1'}"
         " processes, none skipped or repeated"
     )
+
+
+def test_two_processes_go_on_from_a_run_of_one_with_batches_that_grow(toy, tmp_path):
+    work = tmp_path / "run"
+    before = {path: path.stat().st_mtime_ns for path in toy.rglob("*")}
+    how = {"continue_from": f"{toy}@36", "num_steps": 42, "batch_ramp": "((39,48),)"}
+    assert finish(start(work, TOY, 2, **how | {"continue_from": f"{toy}@7"})) == [2, 2]
+    said = " ".join("".join(output(work, i) for i in range(2)).split())
+    assert said.count("has no whole checkpoint of step 7; there are [36, 40]") == 1
+    run(work, TOY, 2, **how)
+    read = {}
+    for path in sorted((work / "logs").glob("samples_*.jsonl")):
+        for line in map(json.loads, path.read_text().splitlines()):
+            read.setdefault(line["step"], []).extend(line["ids"])
+            assert line["first_row"] == len(line["ids"]) * int(path.stem[-3:])
+    rows = {step: 24 if step <= 39 else 48 for step in range(37, 43)}
+    assert read == {
+        step: list(range(1000 * (step - 1), 1000 * (step - 1) + count))
+        for step, count in rows.items()
+    }
+    assert before == {path: path.stat().st_mtime_ns for path in toy.rglob("*")}
