@@ -2,12 +2,14 @@
 https://arxiv.org/abs/1901.02860, section 3.3).
 """
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from phenomjax.models import layers
@@ -18,6 +20,7 @@ HIDDEN = np.float32(-1e30)
 BLOCK = 128  # queries of a block in `looped_attention`
 # keys; with fewer, all heads' scores at once are as fast on one core, and faster on several
 LOOPED_FROM = 1024
+ALIGNED = 8  # numbers in 16 bytes of bfloat16, which tensor cores want rows to be a multiple of
 
 
 def sinusoids(
@@ -101,6 +104,10 @@ def relative_attention(
     say("relative attention", implementation, reason)
     if implementation == "looped":
         return looped_attention(with_content, with_position, key, value, position, mask)
+    if implementation == "xla" and jax.default_backend() != "cpu":
+        rate, bits = weight_dropout or (0.0, None)
+        arrays = with_content, with_position, key, value, position, mask, bits
+        return heads_first_attention(rate, *arrays)
     bias = relative_shift(_scores(with_position, position, "bqhd,khd->bhqk"))
     if implementation == "cudnn":
         choose_attention("cudnn", query.dtype, query.shape[-1])
@@ -111,10 +118,120 @@ def relative_attention(
     scores = jnp.where(mask, _scores(with_content, key, "bqhd,bkhd->bhqk") + bias, HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1)
     if weight_dropout is not None:
-        rate, bits = weight_dropout
-        weights = jnp.where(bits >= round(rate * 65536), weights * (1.0 / (1.0 - rate)), 0.0)
+        weights = _drop(weights, *weight_dropout)
     y = lax.dot_general(weights.astype(value.dtype), value, (((3,), (1,)), ((0, 1), (0, 2))))
     return y.transpose(0, 2, 1, 3)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def heads_first_attention(
+    dropout: float,
+    with_content: Queries,
+    with_position: Queries,
+    key: Keys,
+    value: Keys,
+    position: Float[Array, "keys heads kv"],
+    mask: Bool[Array, "#batch 1 queries keys"],
+    bits: UInt[Array, "batch heads queries keys"] | None,
+) -> Queries:
+    """All heads at once with few passes over the scores, for a GPU, whose memory they keep busy for
+    longer than its tensor cores.
+
+    The product with the positions has heads in front, since positions have no rows: so has all that
+    meets it, and nothing as large as the scores is transposed. Weights are kept for the gradient,
+    and the scores' gradient is multiplied, in the type of the values.
+    """
+    return _heads_first_forward(
+        dropout, with_content, with_position, key, value, position, mask, bits
+    )[0]
+
+
+def _heads_first_forward(
+    dropout: float,
+    with_content: Array,
+    with_position: Array,
+    key: Array,
+    value: Array,
+    position: Array,
+    mask: Array,
+    bits: Array | None,
+) -> tuple[Array, tuple[Array | None, ...]]:
+    """As `relative_shift`, but a view: in rows of keys + n numbers, row i begins one number earlier
+    than in rows of keys + n - 1, so that no padded copy is made.
+    """
+    # The mask is the same in all layers. Without the barrier a scan over them would hold it, and
+    # what it hides, as large as the scores, and read both in each.
+    mask, with_position = lax.optimization_barrier((mask, with_position))
+    queries, keys = with_content.shape[1], key.shape[1]
+    wider = keys + ALIGNED
+    padded = jnp.pad(position, ((0, ALIGNED), (0, 0), (0, 0)))
+    place = _product(with_position, padded, (3, 2), (2,), (1,))
+    place = place.reshape(*place.shape[:2], queries * wider)
+    place = place[..., queries - 1 : queries - 1 + queries * (wider - 1)]
+    place = place.reshape(*place.shape[:2], queries, wider - 1)[..., :keys]
+    place += jnp.where(mask.swapaxes(0, 1), 0.0, HIDDEN)
+    scores = _product(with_content, key, (3, 3), (2, 0), (2, 0)) + place
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    y = _product(_kept(weights, dropout, bits), value, (3, 1), (0, 1), (2, 0), value.dtype)
+    y = y.transpose(1, 2, 0, 3)
+    return y, (with_content, with_position, key, value, position, weights, bits, y)
+
+
+def _heads_first_backward(
+    dropout: float, saved: tuple[Array, ...], gradient: Array
+) -> tuple[Array | None, ...]:
+    with_content, with_position, key, value, position, weights, bits, y = saved
+    dtype, (queries, keys) = value.dtype, weights.shape[2:]
+    mean = (gradient.astype(jnp.float32) * y).sum(-1).transpose(2, 0, 1)[..., None]
+    to_weights = _kept(_product(gradient, value, (3, 3), (2, 0), (2, 0)), dropout, bits)
+    inner = (weights * (to_weights - mean)).astype(dtype)
+    shifted = jnp.pad(inner, [(0, 0)] * 3 + [(0, ALIGNED - 1)])
+    shifted = shifted.reshape(*inner.shape[:2], queries * (keys + ALIGNED - 1))
+    shifted = jnp.pad(shifted, [(0, 0)] * 2 + [(queries - 1, 1)])
+    shifted = shifted.reshape(*inner.shape[:2], queries, keys + ALIGNED)[..., :keys]
+    to_content = _product(inner, key, (3, 1), (0, 1), (2, 0), dtype)
+    to_place = _product(shifted, position, (3, 0), (0,), (1,), dtype)
+    to_key = _product(inner, with_content, (2, 1), (0, 1), (2, 0), dtype)
+    kept = _kept(weights, dropout, bits)
+    to_value = _product(kept, gradient, (2, 1), (0, 1), (2, 0), dtype)
+    # summed over rows, and so over devices, in float32
+    to_position = lax.dot_general(
+        shifted,
+        with_position,
+        (((1, 2), (0, 1)), ((0,), (2,))),
+        preferred_element_type=jnp.float32,
+    )
+    return (
+        *(x.transpose(1, 2, 0, 3) for x in (to_content, to_place, to_key, to_value)),
+        to_position.transpose(1, 0, 2).astype(position.dtype),
+        None,
+        None,
+    )
+
+
+heads_first_attention.defvjp(_heads_first_forward, _heads_first_backward)
+
+
+def _product(
+    x: Array,
+    y: Array,
+    contracted: tuple[int, int],
+    batch_x: tuple[int, ...],
+    batch_y: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+) -> Array:
+    """x y over one axis of each, batched over others."""
+    axes = ((contracted[:1], contracted[1:]), (batch_x, batch_y))
+    return lax.dot_general(x, y, axes, preferred_element_type=dtype)
+
+
+def _kept(x: Array, rate: float, bits: Array | None) -> Array:
+    """Weights, heads first, or their gradients, after dropout."""
+    return x if bits is None else _drop(x, rate, bits.swapaxes(0, 1))
+
+
+def _drop(weights: Array, rate: float, bits: UInt[Array, "..."]) -> Array:
+    return jnp.where(bits >= round(rate * 65536), weights * (1.0 / (1.0 - rate)), 0.0)
 
 
 def _choose(implementation: str, keys: int, dropout: bool) -> tuple[str, str]:

@@ -110,25 +110,39 @@ def test_the_choice_and_its_reason(monkeypatch, platform, keys, dropout, expecte
     assert chosen == expected[0] and expected[1] in reason
 
 
-def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
+def test_what_devices_take_and_its_gradients_equal_the_plain_ones(monkeypatch):
+    """Head after head on a CPU, heads first on a GPU, there also with dropout of weights."""
     monkeypatch.setattr(relative, "BLOCK", 4)  # 10 queries in three blocks
     rng = np.random.default_rng(0)
     shapes = [(2, 10, 3, 4), (2, 15, 3, 4), (2, 15, 3, 4), (15, 3, 4), (3, 4), (3, 4)]
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
     weight = jnp.asarray(rng.normal(size=shapes[0]), jnp.float32)
-    valued = [
-        jax.jit(
-            jax.value_and_grad(
-                lambda mask, *x, i=i: (relative_attention(*x, mask, i) * weight).sum(),
-                argnums=range(1, 7),
-            )
-        )
-        for i in ("xla", "looped")
+    dropout = (0.25, jnp.asarray(rng.integers(0, 2**16, (2, 3, 10, 15)), jnp.uint16))
+
+    def valued(name, dropout=None, platform="cpu"):
+        def summed(mask, *x):
+            return (relative_attention(*x, mask, name, dropout) * weight).sum()
+
+        def traced(*x):
+            with monkeypatch.context() as patch:
+                patch.setattr(jax, "default_backend", lambda: platform)
+                return jax.value_and_grad(summed, argnums=range(1, 7))(*x)
+
+        return jax.jit(traced)
+
+    plain, dropped = valued("xla"), valued("xla", dropout)
+    others = [
+        (plain, valued("looped")),
+        (plain, valued("xla", platform="gpu")),
+        (dropped, valued("auto", dropout, "gpu")),
     ]
     for same_length in ("none", "kimiyoung"):
         mask = causal_mask(10, 5, jnp.array([5, 2]), same_length, 5)
-        found = [value(mask, *arrays) for value in valued]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), *found)
+        for expected, other in others:
+            pairs = zip(other(mask, *arrays), expected(mask, *arrays), strict=True)
+            for found, wanted in pairs:
+                close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=4e-6)  # noqa: E731
+                jax.tree.map(close, found, wanted)
 
 
 def test_positions_are_sines_then_cosines():
