@@ -8,6 +8,7 @@ counter is (row, step).
 
 import bisect
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
