@@ -88,6 +88,11 @@ def find(path: str | Path) -> Path:
     if (path / "params").is_dir():
         return path
     steps = workdir_lib.sealed_steps(path)
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist (looked in {path.parent}). Give the workdir of a run that saved,"
+            " or one of its checkpoints/STEP folders."
+        )
     if not steps:
         if not (unsealed := workdir_lib.steps(path)):
             raise UserError(

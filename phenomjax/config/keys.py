@@ -299,9 +299,21 @@ def finalize(config: ConfigDict) -> ConfigDict:
             " nothing is measured that could be judged by it. Set --config.eval.every_steps, e.g."
             f" to {c.checkpoint.every_steps}, or --config.scaling.forecast=''."
         )
+    _check_beginning(c)
     _check_profile(c)
     own.check(c)
     return c.lock()
+
+
+def _check_beginning(c: ConfigDict) -> None:
+    """Checks that what `init_from` alone reads is read."""
+    for key, default in (("init_new", "mean"), ("init_fresh", ())):
+        if not c.init_from and c[key] != default:
+            raise UserError(
+                f"config.{key} is {c[key]}, but config.init_from is '': all parameters begin fresh,"
+                " and nothing reads it. Name the run whose parameters are taken in"
+                f' config.init_from, or set --config.{key}="{default}".'
+            )
 
 
 def _check_profile(c: ConfigDict) -> None:

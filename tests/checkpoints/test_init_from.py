@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax.sharding import AxisType
 
-from phenomjax import config, tasks
+from phenomjax import config, sharding, tasks
 from phenomjax.checkpoints import init_from, loading, named_axes
 from phenomjax.checkpoints.named_axes import Pixels
 from phenomjax.config import keys, stored
@@ -261,6 +262,19 @@ def test_layers_are_stacked_and_unstacked(run, tmp_path):
     assert hows(report)["encoder/blocks/layers/norm/scale"] == "restacked"
     stacked = write(tmp_path / "run", make(model__scan_layers=True))
     equal(begin(tmp_path / "run", make())[0], vit.unstack_layers(stacked))
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+def test_sharded_parameters_begin_as_whole_ones(run, tmp_path, monkeypatch, scanned):
+    changes = {"model__channels": ("ER", "RNA"), "mesh__preset": "fsdp"}
+    monkeypatch.setattr(sharding, "SMALL", 2)
+    mesh = jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    folder = run[0]
+    if not scanned:
+        folder = tmp_path / "run"
+        write(folder, make(model__scan_layers=True))
+    c = lambda: make(model__scan_layers=scanned, **changes)  # noqa: E731
+    equal(begin(folder, c(), mesh)[0], begin(folder, c())[0])
 
 
 # Heads, and what does not fit

@@ -40,7 +40,7 @@ FACTS = {
         *("data.crop_size", "model.patch_size", "model.mask_ratio", "data.segment_len"),
         *("data.eval_segment_len", "model.num_predict"),
     ),
-    "start": ("init_from", "continue_from"),
+    "start": ("init_from", "init_new", "init_fresh", "freeze", "continue_from"),
 }
 # What a ladder may vary, or what changes no loss.
 VARIES = (
