@@ -90,8 +90,8 @@ def find(path: str | Path) -> Path:
     steps = workdir_lib.sealed_steps(path)
     if not path.exists():
         raise UserError(
-            f"{path} does not exist (looked in {path.parent}). Give the workdir of a run that saved,"
-            " or one of its checkpoints/STEP folders."
+            f"{path} does not exist (looked in {path.parent}). Give the workdir of a run that"
+            " saved, or one of its checkpoints/STEP folders."
         )
     if not steps:
         if not (unsealed := workdir_lib.steps(path)):

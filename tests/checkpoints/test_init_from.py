@@ -333,6 +333,15 @@ def test_a_run_of_another_family_is_refused(run, tmp_path):
         begin(tmp_path / "xl", make())
 
 
+@pytest.mark.parametrize(
+    "changes", [{"init_new": "fresh"}, {"init_fresh": ("decoder/.*", "norm/.*")}]
+)
+def test_keys_that_nothing_reads(changes):
+    (key,) = changes
+    with pytest.raises(UserError, match=rf"config.{key} is .* nothing reads it"):
+        keys.finalize(make(**changes))
+
+
 def test_the_table_is_written(run, tmp_path, caplog):
     caplog.set_level("INFO", "phenomjax")
     _, _, report = begin(run[0], make(model__channels=("ER", "RNA"), model__gelu="tanh"))
