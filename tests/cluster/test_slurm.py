@@ -356,22 +356,23 @@ def spare_node(slurm, folder, reference):
 
 
 def cancelled(slurm, folder):
-    """Two processes on the two GPUs of one node; after scancel they have saved, and nothing brings
-    the job back.
+    """Two processes on the two GPUs of one node; the same job submitted twice is told who has the
+    folder, on another node, too; after scancel they have saved, and nothing brings the job back.
     """
-    options = ("--nodes=1",)
-    job = Job(
-        slurm,
-        folder,
-        "cancelled",
-        {},
-        options,
-        PHENOMJAX_TASKS_PER_NODE="",
-        JAX_NUM_CPU_DEVICES="1",
-        TOY_STEP_SECONDS=0.1,
-    )
+    two_tasks = {"PHENOMJAX_TASKS_PER_NODE": "", "JAX_NUM_CPU_DEVICES": "1"}
+    same = {"num_steps": 5000}, ("--nodes=1",)
+    job = Job(slurm, folder, "cancelled", *same, **two_tasks, TOY_STEP_SECONDS=0.1)
     job.wait_for_step(10)
     assert sorted(ranks(job.workdir)) == [0, 1]
+    arguments = toy_arguments(job.workdir, num_steps=5000)
+    log = folder / "twice.log"
+    twice = slurm.submit(*arguments, log=log, options=("--nodes=1",), **ONE_TASK)
+    slurm.wait(twice, "FAILED")
+    text = " ".join(log.read_text().split())
+    assert slurm.show(twice)["ExitCode"] == "2:0" and slurm.restarts(twice) == 0
+    assert f"SLURM job {job.id}, 2 processes)" in text and f"`scancel {job.id}`" in text
+    began = (job.workdir / "logs" / "process_000.log").read_text().count("process 0 of")
+    assert began == 1 and sorted(ranks(job.workdir)) == [0, 1]
     slurm.run("scancel", job.id)
     slurm.wait(job.id, "CANCELLED")
     told = re.findall(r"to continue at step (\d+)", job.text())
