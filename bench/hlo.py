@@ -188,6 +188,10 @@ class Program:
             if _is_product(op)
             else None
         )
+        if attention := re.search(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"', op.text):
+            query, key = (x[1] for x in self.operand_arrays(computation, op)[:2])
+            # two products forward, five backward, which computes one of those again
+            return (10.0 if attention.group(1) else 4.0) * math.prod(query) * key[1]
         if dims:
             left = self.operand_arrays(computation, op)[0][1]
             contracted = [left[int(x)] for x in re.findall(r"\d+", dims.group(1))]

@@ -3,6 +3,7 @@ average; and its programs, one for each set of shapes.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -26,6 +27,17 @@ from phenomjax.tasks import Task
 
 log = logging.getLogger("phenomjax")
 StepMetrics = Mapping[str, Float[Array, ""]]
+# What XLA is told for the step on several GPUs, so that collectives run while layers compute: those
+# of a layer beside the next turn of the scan over layers, as soon as they can, several at a time.
+# Chosen by `python -m bench.collectives`; costs memory of about one layer's parameters.
+OVERLAP = {
+    "xla_gpu_enable_latency_hiding_scheduler": True,
+    "xla_gpu_enable_pipelined_all_gather": True,
+    "xla_gpu_enable_pipelined_reduce_scatter": True,
+    "xla_gpu_enable_pipelined_all_reduce": True,
+    "xla_gpu_experimental_collective_start_as_early_as_possible": True,
+    "xla_gpu_experimental_parallel_collective_overlap_limit": 4,
+}
 # gradients, metrics, next carry
 Gradients = tuple[Params, StepMetrics, Carry]
 # (state, batch, key, position in the data)
@@ -148,6 +160,20 @@ def jit_step(
     )
 
 
+def compile_step(lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
+    """Compiles a step, on several GPUs with `OVERLAP`, but for what XLA_FLAGS says."""
+    said, options = os.environ.get("XLA_FLAGS", ""), dict[str, bool | int]()
+    if jax.default_backend() == "gpu" and mesh.size > 1:
+        options = {name: value for name, value in OVERLAP.items() if name not in said}
+    try:
+        return lowered.compile(options or None)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        log.warning("this XLA knows other options (%s): collectives may not overlap", error)
+        return lowered.compile()
+
+
 class Program(NamedTuple):
     """The step for the shapes of some batches.
 
@@ -178,7 +204,7 @@ class Programs:
         compiling: Callable[[], AbstractContextManager[None]],
     ):
         self._task, self._config, self._compiling = task, config, compiling
-        self._jitted = jit_step(task, tx, config, mesh, shards)
+        self._mesh, self._jitted = mesh, jit_step(task, tx, config, mesh, shards)
         self._compiled: dict[tuple[tuple[str, tuple[int, ...], str], ...], Program] = {}
 
     def get(self, state: TrainState, batch: Batch) -> Program:
@@ -193,7 +219,8 @@ class Programs:
         name, largest = max(batch.items(), key=lambda item: item[1].size)
         log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
         begin = time.perf_counter()
-        compiled = self._jitted.lower(state, batch, jax.random.key(0), np.uint32(0)).compile()
+        lowered = self._jitted.lower(state, batch, jax.random.key(0), np.uint32(0))
+        compiled = compile_step(lowered, self._mesh)
         need, memory = float("nan"), compiled.memory_analysis()
         if memory:
             need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30

@@ -16,7 +16,7 @@ import pytest
 from bench import programs
 from bench.hlo import HOST
 from configs import mae
-from phenomjax import config
+from phenomjax import config, sharding, step
 from phenomjax.models import attention
 from phenomjax.state import divide
 
@@ -291,3 +291,18 @@ def test_the_program_for_a_gpu_takes_flash_attention(size, micro, caplog, monkey
     for tokens in (patches + 1, patches + 2, patches // 4 + 1, patches // 4 + 2):
         assert not re.search(rf"x{tokens}x{tokens}x(bf16|f32)", text)
     assert "attention: cudnn (flash attention: bfloat16" in caplog.text
+
+
+def test_xla_knows_the_options_for_several_gpus(monkeypatch, caplog):
+    """An option that it does not know is told, and one that XLA_FLAGS names is left to them."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    lowered, mesh = jax.jit(lambda x: x + 1).lower(1.0), sharding.mesh_of(DEVICES)
+    step.compile_step(lowered, mesh)
+    assert not caplog.records
+    monkeypatch.setitem(step.OVERLAP, "xla_gpu_of_tomorrow", True)
+    assert step.compile_step(lowered, mesh)(1.0) == 2
+    assert "'xla_gpu_of_tomorrow'): collectives may not overlap" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_of_tomorrow=false")
+    step.compile_step(lowered, mesh)
+    assert not caplog.records
