@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -192,6 +192,10 @@ class Programs:
     Args:
       task, tx, config, mesh, shards: of `jit_step`.
       compiling: the context in which a program is compiled.
+
+    Attributes:
+      calling: seconds so far in calls of them. On a GPU they launch kernels; a CPU may compute
+        within.
     """
 
     def __init__(
@@ -205,6 +209,7 @@ class Programs:
     ):
         self._task, self._config, self._compiling = task, config, compiling
         self._mesh, self._jitted = mesh, jit_step(task, tx, config, mesh, shards)
+        self.calling = 0.0
         self._compiled: dict[tuple[tuple[str, tuple[int, ...], str], ...], Program] = {}
 
     def get(self, state: TrainState, batch: Batch) -> Program:
@@ -234,4 +239,11 @@ class Programs:
         # The first collective of a program gives up when processes come more than half a minute
         # apart.
         messages.barrier("compiled", self._config.watchdog.slow_seconds)
-        return Program(compiled, flops)
+
+        def step(*args: Any) -> tuple[TrainState, StepMetrics]:
+            begin = time.perf_counter()
+            result = compiled(*args)
+            self.calling += time.perf_counter() - begin
+            return result
+
+        return Program(step, flops)

@@ -33,6 +33,7 @@ from phenomjax.training.metrics import Window
 from phenomjax.training.profile import Profile
 from phenomjax.training.rates import Lap, Rates
 from phenomjax.training.stopping import EarlyStop
+from phenomjax.training.stragglers.pace import Pace
 from phenomjax.training.writers.opening import open_writers
 
 
@@ -150,7 +151,13 @@ class Trainer:
         first, count = self.roll_backs.data_step(start), c.num_steps - start
         feed = DeviceFeed(self.loader, first, count, run.rows)
         profile = Profile(run, start)
-        with closing(writers) as self.writers, closing(feed), closing(profile):
+        self.pace = Pace(run, readings, self.programs, len(self.roll_backs.done))
+        with (
+            closing(writers) as self.writers,
+            closing(feed),
+            closing(profile),
+            closing(self.pace),
+        ):
             self.saved_at, rates = time.monotonic(), Rates(run.goodput)
             run.goodput.begin(start)
             self.phase.beat(start)
@@ -174,6 +181,7 @@ class Trainer:
                 readings.next(step, values, ids)
                 self.phase.beat(step)
                 rates.step(program.flops, rows)
+                self.pace.step(step)
                 self.checkpoints.check()
                 writers.samples(step, ids)
                 every = self.evaluators.every_steps
@@ -198,6 +206,7 @@ class Trainer:
                 if due.copy and not stop:
                     self.copy(step, state, readings.window)
                 rates.restart()
+                self.pace.restart()
             with self.phase("writing a checkpoint", slow=True):
                 self.checkpoints.wait()
         return banner.last_lines(run, self.checkpoints, step, stop, enough)
@@ -205,7 +214,7 @@ class Trainer:
     def log(self, step: int, means: dict[str, float], lap: Lap) -> None:
         """Says and writes the metrics of the steps since the last time."""
         values = means | {"train/lr": float(self.learning_rate(step - 1))}
-        values |= lap.metrics(self.loader.unit, self.loader.units_per_row)
+        values |= lap.metrics(self.loader.unit, self.loader.units_per_row) | self.pace.metrics
         if self.roll_backs.done:
             values["train/rollbacks"] = len(self.roll_backs.done)
         if self.loader.bad_items:

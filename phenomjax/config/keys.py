@@ -137,6 +137,11 @@ def _mesh_and_log(c: Section) -> None:
     # the processes that record; () = all
     c.profile.processes = several(int, (0,), least=0, where=("start_step", ()))
 
+    # names a process that the others wait for, in runs of several
+    c.stragglers = Section()
+    # "devices" (hosts, and devices by looks at them that take .3 % of the time), "host", "off"
+    c.stragglers.watch = choice("devices", ("devices", "host", "off"))
+
 
 def _measures(c: Section) -> None:
     """What is measured and drawn of the model while it trains."""

@@ -24,6 +24,7 @@ CHANGEABLE = (
     "mesh",
     "log",
     "profile",
+    "stragglers",
     "eval",
     "figures",
     "probes",

@@ -1,6 +1,7 @@
 """What happens when a step gives no sound loss: how it is noticed, the error, and the way back."""
 
 import logging
+import time
 from collections.abc import Callable
 
 import jax
@@ -40,11 +41,15 @@ class Readings:
     Args:
       window: takes what was read.
       max_grad_norm: what still counts as sound; 0 = any finite norm.
+
+    Attributes:
+      waited: seconds so far that the devices were waited for.
     """
 
     def __init__(self, window: Window, max_grad_norm: float):
         self.window, self._max_grad_norm = window, max_grad_norm or np.inf
         self._waiting: tuple[int, StepMetrics, ItemIds] | None = None
+        self.waited = 0.0
 
     def next(self, step: int, values: StepMetrics, ids: ItemIds) -> None:
         """Reads the step before, and keeps this one for the next call.
@@ -64,7 +69,9 @@ class Readings:
         if self._waiting is None:
             return
         (step, values, ids), self._waiting = self._waiting, None
+        begin = time.perf_counter()
         host = {name: float(x) for name, x in jax.device_get(values).items()}
+        self.waited += time.perf_counter() - begin
         loss, norm = host["train/loss"], host["train/grad_norm"]
         if not np.isfinite(loss) or not np.isfinite(norm) or norm > self._max_grad_norm:
             raise Diverged(step, host, ids)

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jax.profiler import ProfileData
+from jax.profiler import ProfileData, ProfilePlane
 from jaxtyping import Float
 
 STEP, PHASE = "train", "phase: "  # what annotations of the training thread are called
@@ -23,6 +24,8 @@ COLLECTIVE = re.compile(
 CONTAINER = re.compile(r"^(while|conditional|call)\b")
 # Of a GPU: copies from and to the host, which the step does not wait for.
 COPY = re.compile(r"^Memcpy[DH]2[DH]|^MemcpyP2P")
+# What an operation is called, in the threads that run those of a CPU among other things.
+OPERATION = re.compile(r"^[a-z][\w-]*(\.\w+)*$")
 
 Spans = Float[np.ndarray, "spans 2"]
 
@@ -97,9 +100,7 @@ def shares(data: ProfileData, most: int = 5) -> Shares | None:
     rows = defaultdict[str, list[float]](list)
     for device in inside.values():
         covered, taken = device.all, _length(device.all)
-        exposed = _length(np.concatenate([device.collectives, device.leaves])) - _length(
-            device.leaves
-        )
+        exposed = device.exposed()
         rows["compute"].append(taken - exposed)
         rows["collectives"].append(exposed)
         rows["hidden"].append(_length(device.collectives) - exposed)
@@ -125,6 +126,34 @@ def shares(data: ProfileData, most: int = 5) -> Shares | None:
     )
 
 
+def waiting(data: ProfileData, begin: int, end: int) -> dict[str, float]:
+    """The share of a time in which a device ran nothing but collectives; quicker than `shares`.
+
+    The devices of a CPU count as one, "CPU": what one of them computes, none waits for.
+
+    Args:
+      data: a trace of that time and more.
+      begin, end: in ns since the epoch.
+    """
+    found, origin = defaultdict[str, list[tuple[str, float, float]]](list), 0.0
+    for plane in data.planes:
+        origin = float(dict(plane.stats).get("profile_start_time", origin))
+        gpu = plane.name.startswith("/device:")
+        if not gpu and plane.name != "/host:CPU":
+            continue
+        name = plane.name.removeprefix("/device:") if gpu else "CPU"
+        for line in _lines(plane) if gpu else plane.lines:
+            pool = gpu or line.name.startswith("tf_XLA")  # threads that run operations
+            for event in line.events:
+                # a CPU runs them where it is called, too
+                if gpu or (OPERATION.match(event.name) and (pool or _stat(event.stats, "hlo_op"))):
+                    found[name].append((event.name, event.start_ns, event.end_ns))
+    if len(found) > 1:
+        found.pop("CPU", None)
+    devices = {n: _Device.of(spans, begin - origin, end - origin) for n, spans in found.items()}
+    return {n: device.exposed() / (end - begin) for n, device in sorted(devices.items())}
+
+
 class _Device:
     """Spans of one device's operations within the traced steps, in ns."""
 
@@ -134,6 +163,11 @@ class _Device:
         self.names, self.spans, self.all = names, spans, spans
         self.collectives, self.leaves = spans[collective], spans[~collective & ~container]
         self.container = container
+
+    def exposed(self) -> float:
+        """How long a collective ran and nothing beside it."""
+        both = np.concatenate([self.collectives, self.leaves])
+        return _length(both) - _length(self.leaves)
 
     @classmethod
     def of(cls, found: "list[tuple[str, float, float]]", begin: float, end: float) -> "_Device":
@@ -167,9 +201,7 @@ def _devices(data: ProfileData) -> dict[str, list[tuple[str, float, float]]]:
     for plane in data.planes:
         if plane.name.startswith("/device:") and "CUSTOM" not in plane.name:
             device = plane.name.removeprefix("/device:")
-            lines = list(plane.lines)
-            streams = [line for line in lines if line.name.startswith("Stream")]  # of a GPU
-            for line in streams or [line for line in lines if line.name == "XLA Ops"]:  # of a TPU
+            for line in _lines(plane):
                 for event in line.events:
                     if not COPY.match(event.name):
                         # a collective's kernel is known by its own name
@@ -192,6 +224,13 @@ def _devices(data: ProfileData) -> dict[str, list[tuple[str, float, float]]]:
             for (device, _), spans in runs.items():
                 found[device].append(("call", min(spans)[0], max(end for _, end in spans)))
     return dict(sorted(found.items()))
+
+
+def _lines(plane: ProfilePlane) -> list[Any]:
+    """The lines of a device's plane with its operations: streams of a GPU, "XLA Ops" of a TPU."""
+    lines = list(plane.lines)
+    streams = [line for line in lines if line.name.startswith("Stream")]
+    return streams or [line for line in lines if line.name == "XLA Ops"]
 
 
 def _stat(stats: Iterable[tuple[str, object]], wanted: str) -> str:

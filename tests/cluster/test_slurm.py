@@ -356,13 +356,15 @@ def spare_node(slurm, folder, reference):
 
 
 def cancelled(slurm, folder):
-    """Two processes on the two GPUs of one node; the same job submitted twice is told who has the
-    folder, on another node, too; after scancel they have saved, and nothing brings the job back.
+    """Two processes on the two GPUs of one node, of which the slower one is named; the same job
+    submitted twice is told who has the folder, on another node, too; after scancel they have saved,
+    and nothing brings the job back.
     """
     two_tasks = {"PHENOMJAX_TASKS_PER_NODE": "", "JAX_NUM_CPU_DEVICES": "1"}
+    slow = {"TOY_DEVICE_SECONDS": 0.1, "TOY_SLOW": "1:compute:0.1:0", "TOY_STEP_SECONDS": 0}
     same = {"num_steps": 5000}, ("--nodes=1",)
-    job = Job(slurm, folder, "cancelled", *same, **two_tasks, TOY_STEP_SECONDS=0.1)
-    job.wait_for_step(10)
+    job = Job(slurm, folder, "cancelled", *same, **two_tasks, **slow)
+    job.wait_for_text("all processes wait for process 1 on lab.*compute is slow there")
     assert sorted(ranks(job.workdir)) == [0, 1]
     arguments = toy_arguments(job.workdir, num_steps=5000)
     log = folder / "twice.log"
