@@ -39,7 +39,7 @@ def _transformer_xl(m: Section) -> None:
     # proteins
     m.cutoffs = several(int, least=1)
     # cluster i has embeddings of embed_dim / div_val**i numbers
-    m.div_val = whole(1, least=1)
+    m.div_val = whole(1, least=1, where=("cutoffs", ()))
     m.init_std = number(0.02, above=0)
     # True: compile one layer and scan it (shorter compile, stacked parameters)
     m.scan_layers = flag(False)

@@ -150,9 +150,12 @@ def _measures(c: Section) -> None:
     c.eval.every_steps = whole(500, least=0, zero="never")
     # also before the first step, as are the probes: what random or loaded parameters are worth
     c.eval.at_start = flag(False)
-    # of held-out rows, the same at every evaluation; 0 = all of the split, once
+    # of held-out rows, the same at every evaluation; 0 = all of the split: each image once, with a
+    # crop of its own, neither flipped nor turned; each token once, in lanes of up to 32 segments.
+    # What comes of it does not depend on batch_size, accumulate_steps or the devices
     c.eval.num_batches = whole(4, least=0, zero="all of the split")
-    # their rows; 0 = global_batch_size. Which rows are read depends on it
+    # their rows; 0 = global_batch_size. Where num_batches is not 0, which rows are read depends on
+    # it; and always what val/accuracy_adabn takes its statistics over
     c.eval.batch_size = whole(0, least=0, zero="global_batch_size")
     # of their order and crops; -1 = seed. Runs of several batches or seeds are judged on the same
     # rows where this and batch_size are the same

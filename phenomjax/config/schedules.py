@@ -101,7 +101,9 @@ def check(c: ConfigDict) -> None:
             " --config.optimizer.schedule_from=0, or a larger --config.num_steps."
         )
     steps, warmup, cooldown = lengths(c)
-    if o.schedule != "constant" and warmup + cooldown > max(steps, 1):
+    # a cycle falls, too, or it would not rise
+    room = max(steps, 2) - 1 if o.schedule == "one_cycle" else max(steps, 1)
+    if o.schedule != "constant" and warmup + cooldown > room:
         parts = f"a warm-up of {warmup}" + f" and a cooldown of {cooldown}" * bool(cooldown)
         raise UserError(
             f"The schedule '{o.schedule}' has {steps} steps (config.num_steps {c.num_steps}), and"

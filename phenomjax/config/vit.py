@@ -76,6 +76,11 @@ def set_vit(config: ConfigDict, size: str) -> None:
 def check_encoder(c: ConfigDict) -> None:
     """Checks the keys that `add_encoder` adds."""
     m = c.model
+    if not round(m.embed_dim * m.mlp_ratio):
+        raise UserError(
+            f"config.model.mlp_ratio {m.mlp_ratio} of config.model.embed_dim {m.embed_dim} is no"
+            " unit of the MLP. Set --config.model.mlp_ratio=4.0."
+        )
     if c.data.crop_size % m.patch_size:
         fitting = max(c.data.crop_size // m.patch_size, 1) * m.patch_size
         raise UserError(

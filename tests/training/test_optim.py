@@ -90,6 +90,7 @@ def test_a_schedule_that_begins_later_is_that_of_the_steps_that_are_left():
         ({"schedule": "constant", "warmup_steps": 5}, "or --config.optimizer.schedule=one_cycle."),
         ({"schedule": "wsd", "warmup_steps": 600, "cooldown_steps": 600},
          "has 1000 steps (config.num_steps 1000), and a warm-up of 600 and a cooldown of 600"),
+        ({"warmup_fraction": 1.0}, "and a warm-up of 1000 do not fit into it"),
         ({"schedule_from": 1000}, "there would be no step of the schedule"),
         ({"schedule": "wsd", "cooldown_shape": "root"}, "It can be linear, sqrt, cosine."),
     ],
