@@ -278,7 +278,9 @@ def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
     told, word = str(allowed), _WORDS[allowed.kind]
     if not many and isinstance(value, int) and value > LARGEST:
         told = f"at most {allowed.most}"
-    items = value if many and allowed.depth == 1 else (value,) if not many else ()
+    items = value if many else (value,)
+    for _ in range(1, allowed.depth):
+        items = tuple(each for item in items for each in item)
     if told != word and not all(map(allowed.is_kind, items)):
         told = f"{word}, {told}"
     if many and "" in value:

@@ -100,6 +100,13 @@ def check(c: ConfigDict) -> None:
             f" config.num_steps {c.num_steps}: there would be no step of the schedule. Set"
             " --config.optimizer.schedule_from=0, or a larger --config.num_steps."
         )
+    if o.schedule_from and not c.continue_from:
+        raise UserError(
+            f"config.optimizer.schedule_from is {o.schedule_from}, and this run begins at step 0:"
+            " until then it would train at the rate with which the schedule begins. It is for runs"
+            " that go on from another one at that step or later: set --config.continue_from, or"
+            " --config.optimizer.schedule_from=0."
+        )
     steps, warmup, cooldown = lengths(c)
     # a cycle falls, too, or it would not rise
     room = max(steps, 2) - 1 if o.schedule == "one_cycle" else max(steps, 1)

@@ -51,7 +51,6 @@ FREE_OF_MODEL = (
 FREE_OF_ORDER = ("data.crop_size", "data.flip", "data.rotate", "data.simulate.")
 # what belongs to a folder, not to what is computed
 OWN = ("continue_from", "batches_before", "init_", "stop_at_step")
-COURSE = ("learning_rate", "schedule", "schedule_from", "warmup_fraction", "warmup_steps")
 
 
 def begin(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -230,6 +229,12 @@ def _check(c: ConfigDict, theirs: ConfigDict, run: Path, step: int) -> None:
             f" {c.num_steps}: there would be no step to do. Steps are counted on: to do 1000 more,"
             f" set --config.num_steps={step + 1000}."
         )
+    if c.optimizer.schedule_from > step:
+        raise UserError(
+            f"config.optimizer.schedule_from is {c.optimizer.schedule_from}, and the run goes on at"
+            f" step {step}: until then it would train at the rate with which the schedule begins."
+            f" Set --config.optimizer.schedule_from={step}."
+        )
     mine, old = flatten(c), flatten(theirs)
     inside = ":" in c.task or c.task != theirs.task  # of others nobody knows what a key means
     free = () if inside else tuple(f"model.{key}" for key in FREE_OF_MODEL)
@@ -305,19 +310,19 @@ def _tell(
         *(step, run, data, was, becomes),
         "\n" + table(["key", "there", "here"], rows) if rows else "; no key differs",
     )
-    keys = [f"optimizer.{key}" for key in COURSE]
-    if abs(becomes - was) > JUMP * max(becomes, was) and not differ.keys() & set(keys):
+    meant = differ.keys() & {"optimizer.learning_rate", "optimizer.schedule_from"}
+    if abs(becomes - was) > JUMP * max(becomes, was) and not meant:
         log.warning(
-            "continue_from: the learning rate goes from %.3g to %.3g only because config.num_steps"
-            " is another one, and the schedule '%s' ends there. To go on at the rate that it had:"
-            " %s; to rise and fall once more: --config.optimizer.schedule_from=%d",
-            *(was, becomes, c.optimizer.schedule),
+            "continue_from: the learning rate goes at once from %.3g to %.3g, for the schedule '%s'"
+            " over %d steps is there at step %d. To go on at the rate that it had: %s; to rise and"
+            " fall once more: --config.optimizer.schedule_from=%d",
+            *(was, becomes, c.optimizer.schedule, c.num_steps, step),
             *(schedules.words(c, "constant", learning_rate=was), step),
         )
     rows_before, rows_now = (
         Batches(each).rows(position) for each in (batches.stages(theirs), batches.own(c))
     )
-    if rows_before != rows_now and not differ.keys() & set(keys):
+    if rows_before != rows_now and not meant:
         ratio = rows_now / rows_before
         log.info(
             "continue_from: batches go from %d to %d rows, and the learning rate stays as it is"

@@ -104,6 +104,8 @@ def test_a_batch_ramp_is_a_function_of_the_step_also_after_a_stop(tmp_path, capl
         (((3, 32), (3, 48)), "it must be pairs of a step and the rows"),
         (((3, 32, 4),), "it must be pairs of a step and the rows"),
         (((3, 0),), "each must be at least 1"),
+        (((3, 32.5),), "each must be a whole number, at least 1"),
+        ((3, 32), "which is no tuple of tuples"),
         (((3, 31),), "batch_ramp: a batch of 31 is not a multiple of config.optimizer.accumulate"),
     ],
 )
@@ -208,12 +210,16 @@ def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, 
             {"continue_from": "{parent}@8", "init_from": "{parent}"},
             "init_from:  there, {parent} here",
         ),
+        (
+            {"continue_from": "{parent}@8", "optimizer__schedule_from": 10},
+            "Set --config.optimizer.schedule_from=8.",
+        ),
         ({"continue_from": "{work}"}, "the --workdir itself"),
     ],
 )
 def test_what_cannot_go_on_is_told_with_the_way(parent, tmp_path, changes, text):
     places = {"parent": parent, "work": tmp_path}
-    filled = {k: v.format(**places) for k, v in changes.items()}
+    filled = {k: v.format(**places) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(UserError) as error:
         train.run(make_config(**PARENT, **filled), tmp_path)
     assert text.format(**places) in str(error.value)

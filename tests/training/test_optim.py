@@ -92,6 +92,7 @@ def test_a_schedule_that_begins_later_is_that_of_the_steps_that_are_left():
          "has 1000 steps (config.num_steps 1000), and a warm-up of 600 and a cooldown of 600"),
         ({"warmup_fraction": 1.0}, "and a warm-up of 1000 do not fit into it"),
         ({"schedule_from": 1000}, "there would be no step of the schedule"),
+        ({"schedule_from": 100}, "set --config.continue_from, or"),
         ({"schedule": "wsd", "cooldown_shape": "root"}, "It can be linear, sqrt, cosine."),
     ],
 )  # fmt: skip
