@@ -35,8 +35,12 @@ def schedule(config: ConfigDict) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     "warmup_cosine" and "warmup_linear" fall from there to `final_fraction` of the peak;
     "warmup_constant" stays; "wsd" stays and falls at the end (warm-up, stable, decay; Hu et al.
     2024, https://arxiv.org/abs/2404.06395), by the root where that is its shape (Hägele et al.
-    2024, https://arxiv.org/abs/2405.18392, equation 1).
+    2024, https://arxiv.org/abs/2405.18392, equation 1). With `lr_find` it rises by a constant
+    factor.
     """
+    if config.lr_find:
+        lowest, highest, steps = schedules.SEARCHED
+        return lambda step: lowest * (highest / lowest) ** (jnp.asarray(step) / (steps - 1))
     own, first = _from_its_beginning(config), config.optimizer.schedule_from
     return (lambda step: own(jnp.maximum(step - first, 0))) if first else own
 

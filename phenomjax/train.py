@@ -24,7 +24,7 @@ from phenomjax.step import Programs
 from phenomjax.system import files
 from phenomjax.system.log import log_to_file
 from phenomjax.system.versions import versions
-from phenomjax.training import banner, branch, course, schedule
+from phenomjax.training import banner, branch, course, lr_find, schedule
 from phenomjax.training.context import RunContext, make_context
 from phenomjax.training.divergence import Diverged, Readings, RollBacks
 from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
@@ -54,6 +54,8 @@ def run(config: ConfigDict, workdir: str | Path, evaluators: Sequence[Factory] =
         1).
     """
     config, folder = keys.finalize(config), Path(workdir).absolute()
+    if config.lr_find:
+        folder /= lr_find.FOLDER
     with ownership.owned(folder):
         return _run(config, open_workdir(folder), evaluators)
 
@@ -101,6 +103,9 @@ class Trainer:
             banner.first_lines(run, self.abstract, self.shards)
             compiling = functools.partial(self.phase, "compiling", slow=True)
             self.programs = Programs(self.task, self.tx, c, run.mesh, self.shards, compiling)
+            if c.lr_find:
+                with run.watchdog:
+                    return lr_find.find(run, self.programs, self.fresh(), self.learning_rate)
             if messages.is_main():
                 stored.save(c, run.workdir / "config.json")
                 files.write_json(run.workdir / "versions.json", versions())
@@ -117,7 +122,7 @@ class Trainer:
                         self.roll_backs.go_back(error, self.checkpoints.latest_step())
 
     def restore(self) -> tuple[TrainState, Mapping[str, Any]]:
-        """The newest checkpoint, or random (or `init_from`) parameters; and what `save` kept."""
+        """The newest checkpoint, or what the run begins with; and what `save` kept."""
         found = self.checkpoints.resume(self.abstract)
         if found is not None:
             state, memory = found
@@ -130,14 +135,19 @@ class Trainer:
             state, memory = branch.restore(self.context, self.checkpoints, self.tx, self.abstract)
             self.roll_backs.done = memory["rollbacks"]
             return state, memory
+        # what is due before the first step is as good as not yet done
+        redo = ["val", "probe"] * self.config.eval.at_start
+        return self.fresh(), {"window": None, "redo": redo}
+
+    def fresh(self) -> TrainState:
+        """The state before the first step: random parameters, or those of `init_from`."""
         key = jax.device_put(jax.random.key(self.config.seed), self.context.everywhere)
         state = jax.jit(self.init, out_shardings=self.shards)(key)
         if self.config.init_from:
             parts = getattr(self.task, "begins_with", ())
             state, told = init_from.begun(state, self.abstract, parts, self.config)
             init_from.write(told, self.context.workdir)
-        # what is due before the first step is as good as not yet done
-        return state, {"window": None, "redo": ["val", "probe"] * self.config.eval.at_start}
+        return state
 
     def loop(self, state: TrainState, memory: Mapping[str, Any]) -> int:
         """Steps from the state's step to the end; returns the exit code."""

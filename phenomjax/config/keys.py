@@ -40,6 +40,9 @@ def declare(task: str) -> Section:
     c.num_steps = whole(1000, least=1)
     # save and leave with exit code 75 at this step, as if by a signal; 0 = never
     c.stop_at_step = whole(0, least=0, zero="never")
+    # instead of training: try rising learning rates, suggest one, and write the curve into
+    # WORKDIR/lr_find
+    c.lr_find = flag(False)
     batches.add_keys(c)
     # run that this one goes on from, with all it has learnt and these settings, in a --workdir of
     # its own: its workdir, or WORKDIR@STEP; "" = none
@@ -301,6 +304,15 @@ def finalize(config: ConfigDict) -> ConfigDict:
     divides_batch(c, "optimizer.accumulate_steps")
     schedules.check(c)
     _check_measures(c, ("val/loss", *getattr(own, "VALIDATED", ())))
+    if c.lr_find and c.continue_from:
+        run, _, step = c.continue_from.rpartition("@")
+        parameters = f"{run}/checkpoints/{step}" if run and step.isdigit() else c.continue_from
+        raise UserError(
+            "config.lr_find tries rates from the first step on, which a run that goes on from"
+            f" config.continue_from={c.continue_from} does not begin with. Set"
+            f" --config.init_from={parameters} --config.continue_from='', to find the rate of"
+            " its parameters, or --config.lr_find=false."
+        )
     if c.scaling.forecast and not c.eval.every_steps:
         raise UserError(
             f"config.scaling.forecast is {c.scaling.forecast}, but config.eval.every_steps is 0:"

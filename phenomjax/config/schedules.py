@@ -12,6 +12,8 @@ NAMES = ("one_cycle", "warmup_cosine", "warmup_linear", "warmup_constant", "wsd"
 COOLING = ("schedule", ("wsd",))
 WARMING = ("schedule", NAMES[:-1])
 FALLING = ("schedule", ("warmup_cosine", "warmup_linear", "wsd"))
+# learning rates that `lr_find` tries, from the lowest to the highest, and in how many steps
+SEARCHED = (1e-7, 1.0, 200)
 
 
 def add_keys(o: Section) -> None:

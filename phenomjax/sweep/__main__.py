@@ -163,6 +163,11 @@ def settings(options: Options) -> "study.SweepSettings":
             "config.eval.every_steps is 0, so that no trial has the val/loss by which they are"
             " compared. Set --config.eval.every_steps."
         )
+    if config.lr_find:
+        raise UserError(
+            "config.lr_find is True, so that no trial would train. Find the rate by `python -m"
+            " phenomjax.main` with --config.lr_find=true, and set --config.lr_find=false here."
+        )
     if config.stop_early.metric:
         raise UserError(
             f"config.stop_early.metric is '{config.stop_early.metric}', but trials are compared at"

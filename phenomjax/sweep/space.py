@@ -22,7 +22,7 @@ from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.user_files import UserFile, split
 
 # Keys that the sweep itself needs to be the same in all trials.
-FIXED = ("num_steps", "stop_at_step", "stop_early.metric", "eval.every_steps", "task")
+FIXED = ("num_steps", "stop_at_step", "lr_find", "stop_early.metric", "eval.every_steps", "task")
 
 Value = int | float | str | bool
 
