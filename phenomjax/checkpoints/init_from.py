@@ -4,6 +4,7 @@ the workdir says of each parameter what became of it.
 """
 
 import dataclasses
+import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from phenomjax.checkpoints.init_plan import (
     RESTACKED,
     TAKEN,
     Begun,
+    names_there,
     others,
     plain,
     plan,
@@ -84,6 +86,7 @@ def begun(
     carry = state_lib.with_shared(state.carry, {name: found.get(name, {}) for name in shared})
     report = _report(folder, items[0].name, theirs, config, table, stored, wanted)
     _say(report)
+    _warn_of_channels(theirs, config)
     return dataclasses.replace(state, params=params, ema=ema, carry=carry), report
 
 
@@ -260,6 +263,33 @@ def _report(
     }
 
 
+def _warn_of_channels(theirs: ConfigDict, config: ConfigDict) -> None:
+    """Says which channels are new, and how to name one that is there by another name."""
+    there, here = (
+        list(c.model.channels) if "channels" in c.model else [] for c in (theirs, config)
+    )
+    known = names_there((theirs, config))
+    new = [name for name in here if known.get(name, name) not in there]
+    left = [name for name in there if name not in [known.get(n, n) for n in here]]
+    if not new:
+        return
+    low = {name.lower(): name for name in left}
+    near = [difflib.get_close_matches(name.lower(), low, 1) for name in new]
+    pairs = [f"{name}={low[found[0]]}" for name, found in zip(new, near, strict=True) if found]
+    pairs = pairs or [f"{new[0]}={name}" for name in left[:1]]
+    log.warning(
+        "init_from: the run that this one begins with knows no channels %s%s; they begin %s%s",
+        ", ".join(new),
+        f" (it has {', '.join(left)}, which are not taken)" if left else "",
+        "fresh" if config.init_new == "fresh" else "with the mean of all that it knows",
+        '. If one of them is there by another name, say so as in --config.init_names="('
+        + "".join(f"'{pair}', " for pair in pairs).rstrip()
+        + ')"'
+        if left
+        else "",
+    )
+
+
 def _positions(theirs: ConfigDict, config: ConfigDict) -> str:
     """Where tokens lie; "" where nothing changes."""
     if any("position_grid" not in c.model or "densenet" in _of(c.model) for c in (theirs, config)):
@@ -300,13 +330,12 @@ def _say(report: Mapping[str, Any]) -> None:
     ]
     log.info(
         "init_from: %.2f M parameters in %d arrays loaded from %s (step %s, %s); optimiser and step"
-        " start anew; new channels and tokens begin %s\n%s",
+        " start anew\n%s",
         size / 1e6,
         len(came),
         report["from"],
         report["step"],
         report["parameters"],
-        "fresh" if report["new"] == "fresh" else "with the mean of the known",
         "\n".join(told),
     )
     if report["positions"]:

@@ -4,7 +4,7 @@ restacked or fresh; or why none of it fits.
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,7 @@ def _match(
         named_axes.axes_of(name, tuple(size), config)
         for size, config in zip((shape, want.shape), configs, strict=True)
     )
+    mine = named_axes.renamed(mine, names_there(configs))
     how = RESTACKED if sources[0] != name else TAKEN
     kinds = lambda axes: {a: [type(part) for part in parts] for a, parts in axes.items()}  # noqa: E731
     if kinds(have) == kinds(mine):
@@ -181,6 +182,31 @@ def _match(
                 if unknown:
                     return row, f"the run knows no classes {first_of(unknown, 4)}"
     return row, ""
+
+
+def names_there(configs: tuple[ConfigDict, ConfigDict]) -> dict[Hashable, Hashable]:
+    """{name of this run: what the other calls it}, of `init_names`.
+
+    Raises:
+      UserError: no such pair, or a name that is not there.
+    """
+    kinds = "channels", "classes", "cell_types"
+    theirs, mine = (
+        [name for key in kinds if key in config.model for name in config.model[key]]
+        for config in configs
+    )
+    found: dict[Hashable, Hashable] = {}
+    for pair in configs[1].init_names:
+        name, equals, other = (part.strip() for part in pair.partition("="))
+        if not equals or name not in mine or other not in theirs:
+            example = f"{(mine or ['DNA'])[0]}={(theirs or ['Hoechst'])[0]}"
+            raise UserError(
+                f"config.init_names has '{pair}': each must be a name of this run, =, and one of"
+                f" the run that it begins with, as in --config.init_names=\"('{example}',)\". Here"
+                f" there are {first_of(mine, 12)}; there {first_of(theirs, 12)}."
+            )
+        found[name] = other
+    return found
 
 
 def _note(old: Names | Pixels, new: Names | Pixels) -> str:

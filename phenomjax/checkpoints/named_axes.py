@@ -2,8 +2,9 @@
 pixels of a patch: what `init_from` takes by name, and what it resamples.
 """
 
+import dataclasses
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -67,6 +68,19 @@ RULES = (
     (r"word_embedding/embedding|output_bias|softmax/bias", 0, ("tokens",)),
     (r"softmax/kernel", 1, ("tokens",)),
 )
+
+
+def renamed(axes: Axes, theirs: Mapping[Hashable, Hashable]) -> Axes:
+    """Axes with the names that another run has for some."""
+    return {
+        axis: tuple(
+            dataclasses.replace(part, names=tuple(theirs.get(n, n) for n in part.names))
+            if isinstance(part, Names)
+            else part
+            for part in parts
+        )
+        for axis, parts in axes.items()
+    }
 
 
 def axes_of(name: str, shape: tuple[int, ...], config: ConfigDict) -> Axes:

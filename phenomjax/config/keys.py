@@ -52,6 +52,8 @@ def declare(task: str) -> Section:
     # what channels, cell types and tokens begin with that its run did not know: the "mean" of those
     # that it knew, or "fresh" values
     c.init_new = choice("mean", ("mean", "fresh"))
+    # names of this run that stand for another of that one: ("DNA=Hoechst", "RNA=SYTO14")
+    c.init_names = several(str)
     # patterns (regular expressions of whole names, "head/.*") of parameters that begin anew all
     # the same
     c.init_fresh = several(str)
@@ -327,7 +329,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
 
 def _check_beginning(c: ConfigDict) -> None:
     """Checks that what `init_from` alone reads is read."""
-    for key, default in (("init_new", "mean"), ("init_fresh", ())):
+    for key, default in (("init_new", "mean"), ("init_names", ()), ("init_fresh", ())):
         if not c.init_from and c[key] != default:
             raise UserError(
                 f"config.{key} is {c[key]}, but config.init_from is '': all parameters begin fresh,"

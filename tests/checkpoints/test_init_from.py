@@ -1,5 +1,6 @@
 """`init_from`: parameters by name, resampled patches, restacked layers, and what is refused."""
 
+import ast
 import json
 import re
 
@@ -122,6 +123,23 @@ def test_new_channels(run, how):
         np.testing.assert_array_equal(mine[..., 1:], old[..., [2, 0, 1]])
         wanted = old.mean(-1) if how == "mean" else begins[..., 0]
         np.testing.assert_allclose(mine[..., 0], wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_channels_by_another_name(run, caplog):
+    folder, theirs = run
+    c = make(model__channels=("actin", "Hoechst", "GFP"))
+    begin(folder, c)
+    assert "knows no channels actin, Hoechst, GFP (it has DNA, ER, Actin, which" in caplog.text
+    offered = re.search(r"--config.init_names=\"(.*)\"", caplog.text)[1]
+    assert ast.literal_eval(offered) == ("actin=Actin",)
+    c.init_names = ("actin=Actin", "Hoechst = DNA")
+    params, _, _ = begin(folder, c)
+    mine, old = (flat(p)["encoder/patch_embed/kernel"].reshape(16, 3, -1) for p in (params, theirs))
+    np.testing.assert_array_equal(mine[:, :2], old[:, [2, 0]])
+    for wrong in ("DNA=actin", "actin", "actin=Action"):
+        c.init_names = (wrong,)
+        with pytest.raises(UserError, match=r"init_names has .* there DNA, ER, Actin"):
+            begin(folder, c)
 
 
 def test_of_other_channels_alone_grey_images_have_the_same_features(run, pixels):
@@ -334,7 +352,8 @@ def test_a_run_of_another_family_is_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"init_new": "fresh"}, {"init_fresh": ("decoder/.*", "norm/.*")}]
+    "changes",
+    [{"init_new": "fresh"}, {"init_fresh": ("decoder/.*", "norm/.*")}, {"init_names": ("a=b",)}],
 )
 def test_keys_that_nothing_reads(changes):
     (key,) = changes
