@@ -185,7 +185,8 @@ def _take(workdir: Path) -> Hold:
                 break
             continue
         _, before = chain[-1]
-        if _follows(mine, before):
+        again = _follows(mine, before)
+        if again:
             mine = dataclasses.replace(mine, since=before.since)
         elif not _is_gone(path, before):
             raise UserError(_busy(workdir, before))
@@ -199,7 +200,8 @@ def _take(workdir: Path) -> Hold:
             files.write_text(path, mine.text(), shared=True)
             for file, _ in chain[1:]:
                 file.unlink(missing_ok=True)
-            log.info("%s was of %s, which is gone: taken over", workdir, before)
+            if not again:
+                log.info("%s was of %s, which is gone: taken over", workdir, before)
             break
         claim.unlink(missing_ok=True)
     hold = Hold(path, mine)
@@ -241,7 +243,10 @@ def _busy(workdir: Path, owner: Owner) -> str:
         ways = f"Look at it with `squeue -j {owner.job}`, stop it with `scancel {owner.job}`"
     else:
         pid = owner.launcher.split()[1] if owner.launcher else owner.pid
-        ways = f"Look at it with `ps -fp {pid}` on {owner.host}, stop it with `kill {pid}`"
+        where = owner.host
+        if owner.machine != owners.machine() and where == socket.gethostname():
+            where = "the container it runs in"
+        ways = f"Look at it with `ps -fp {pid}` on {where}, stop it with `kill {pid}`"
     ways += " (it saves first)"
     if owner.machine == owners.machine():
         with contextlib.suppress(OSError, IndexError):

@@ -91,15 +91,13 @@ def leave(code: int, text: str, quiet: bool = False) -> None:
             with contextlib.suppress(Exception):
                 code = json.loads(messages.store().key_value_try_get(LEAVE))["code"]
     log.getChild("process").error("%s", text)
-    for end in list(before_leaving):
-        end()
     if many:  # the others leave meanwhile, so that this text is the last
         time.sleep(2 * messages.period() + 0.2)
     if first:
         print("\n" + text, file=sys.stderr)
     sys.stderr.flush()
     sys.stdout.flush()
-    os._exit(code)
+    _end(code)
 
 
 def follow(stop: threading.Event) -> None:
@@ -128,11 +126,16 @@ def follow(stop: threading.Event) -> None:
         )
         if word["code"] == EXIT_STUCK:
             dump_stacks(jax.process_index())
-        for end in list(before_leaving):
-            end()
         if own == 0:  # it serves the others' messages, so it is the last one
             time.sleep(4 * period)
-        os._exit(word["code"])
+        _end(word["code"])
+
+
+def _end(code: int) -> None:
+    """Ends the process at once; last it does what must be done even so."""
+    for each in list(before_leaving):
+        each()
+    os._exit(code)
 
 
 def tell(step: int, phase: str) -> None:

@@ -20,6 +20,8 @@ import pytest
 from phenomjax import config
 from phenomjax.checkpoints import checkpointer as checkpoints_checkpointer
 from phenomjax.checkpoints import init_from, loading, recovery, seal, workdir
+from phenomjax.checkpoints.seal import __main__ as seal_command
+from phenomjax.cluster import ownership
 from phenomjax.config import stored
 from phenomjax.state import TrainState
 from phenomjax.system.errors import UserError
@@ -274,6 +276,8 @@ def test_run_of_an_older_version(copy):
         UserError, match=r"No checkpoint in .* has its digests \(there are steps \[4, 8\]\)"
     ):
         loading.find(copy)
+    with ownership.owned(copy), pytest.raises(UserError, match="which is going on: it seals"):
+        seal_command.main([str(copy / "checkpoints" / "8")])
     command = [
         sys.executable,
         "-m",

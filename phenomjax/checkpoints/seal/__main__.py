@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from phenomjax.checkpoints import seal
+from phenomjax.system import owners
 from phenomjax.system.errors import EXIT_DONE, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -31,7 +32,7 @@ def run(options: Options) -> int:
     """Seals the checkpoints that are named.
 
     Raises:
-      UserError: one is no folder, or has digests.
+      UserError: one is no folder, has digests, or is of a run that is going on.
     """
     for folder in options.checkpoints:
         if not folder.is_dir():
@@ -45,6 +46,11 @@ def run(options: Options) -> int:
             raise UserError(
                 f"{folder} has digests already, and they are not written anew: they say what is"
                 " damaged."
+            )
+        owner = owners.owner_of(folder.absolute().parent.parent)
+        if owner and owners.alive(owner):
+            raise UserError(
+                f"{folder} is of {owner}, which is going on: it seals its checkpoints itself."
             )
         seal.write_share(folder)
         print(f"sealed {folder}")
