@@ -169,7 +169,13 @@ def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> Non
     """
     new, old = flatten(config), flatten(stored)
     if differ := changed(old, new):
-        rows = "; ".join(f"{k}: {_difference(old.get(k), new.get(k))}" for k in differ[:8])
+        allowed = ranges.declared(declare(str(new["task"])))
+        refused = [k for k in differ if k in old and k in allowed and not allowed[k].holds(old[k])]
+        rows = "; ".join(
+            f"{k}: {_difference(old.get(k), new.get(k))}"
+            + f" ({old[k]} is refused since this run began)" * (k in refused)
+            for k in differ[:8]
+        )
         more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
         raise UserError(
             f"{workdir} holds a run with another configuration: {rows}{more}. Give another"

@@ -127,6 +127,8 @@ def test_what_nothing_reads_does_not_keep_a_run_from_going_on(tmp_path):
     old = changed(optimizer__name="adam", optimizer__weight_decay=0.1)
     now = changed(optimizer__name="adam", optimizer__weight_decay=0.0)
     stored.check_same_run(now, old, tmp_path)
+    with pytest.raises(UserError, match=r"clip_norm: -1.0 there, 0.0 now \(-1.0 is refused since"):
+        stored.check_same_run(changed(), changed(optimizer__clip_norm=-1.0), tmp_path)
     with pytest.raises(UserError, match=r"weight_decay: 0\.1 there, 0\.0 now"):
         stored.check_same_run(
             changed(optimizer__weight_decay=0.0), changed(optimizer__weight_decay=0.1), tmp_path
@@ -166,7 +168,7 @@ def test_a_run_from_before_the_warm_up_of_its_average_goes_on_without(tmp_path, 
             """each must be a text: set --config.data.val_groups="('1', '2')".""",
         ),
         ("model.channels", ("",), 'that is not empty. For none set --config.model.channels="()".'),
-        ("data.weights", ("x",), "is ('x',); each must be a finite number, above 0."),
+        ("data.weights", ("x",), "is ('x',); each must be a finite number, at least 0."),
         ("data.weights", 3.0, "config.data.weights is 3.0, which is no tuple; e.g. (3.0,)."),
         ("num_steps", 1.5, "config.num_steps is 1.5; it must be a whole number, at least 1."),
         ("data.flip", 1, "config.data.flip is 1; it must be True or False."),

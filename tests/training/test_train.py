@@ -88,6 +88,8 @@ def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     monkeypatch.setattr(messages, "stop_requested", lambda: False)
     assert train.run(make_config(**changes), broken) == 0
     assert lines(broken) == lines(straight)
+    measured = [line for line in lines(broken) if "val/loss" in line]
+    assert all(line["val/loss"] != line["val/loss_raw"] for line in measured)
     pictures = sorted(path.name for path in (broken / "figures").iterdir())
     assert pictures == ["toy_0000008.png", "toy_0000012.png"]
     equal(loading.load(broken)[1], loading.load(straight)[1])
