@@ -27,7 +27,7 @@ from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.checkpointer import Checkpointer
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
-from phenomjax.config import batches, schedules, stored
+from phenomjax.config import batches, mixtures, schedules, stored
 from phenomjax.config.checks import flatten
 from phenomjax.data.batches import Batches
 from phenomjax.state import TrainState
@@ -48,7 +48,7 @@ FREE_OF_MODEL = (
     *("mask_alpha", "mask_beta", "reuse_len", "bi_data", "remat", "attention", "attention_type"),
 )
 # of the data, what leaves the order as it is; banks and selections are known by their checksums
-FREE_OF_ORDER = ("data.crop_size", "data.flip", "data.rotate", "data.simulate.")
+FREE_OF_ORDER = ("data.crop_size", "data.flip", "data.rotate", "data.simulate.", "data.weights")
 # what belongs to a folder, not to what is computed
 OWN = ("continue_from", "batches_before", "init_", "stop_at_step")
 
@@ -265,6 +265,17 @@ def _other_order(
     for key in keys:
         if not key.startswith(free) and mine.get(key) != old.get(key):
             return f"config.{key} is another one"
+    mixed = [
+        [stage for stage in mixtures.stages(each.data) if stage[0] < position]
+        if "weights" in each.data
+        else []
+        for each in (c, theirs)
+    ]
+    if mixed[0] != mixed[1]:
+        return (
+            "config.data.weights is another one. To mix otherwise from here on alone, leave it and"
+            f' set --config.data.weights_later="(({position}, …),)"'
+        )
     loader = tasks.make(c).loader("train", 0, 1)
     if loader is None or list(loader.fingerprints.values()) != list(memory["data"].values()):
         return "the banks are others, or have changed"

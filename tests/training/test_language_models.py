@@ -142,3 +142,42 @@ def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
     jax.tree.map(
         np.testing.assert_array_equal, loading.load(tmp_path)[1], loading.load(alone[1])[1]
     )
+
+
+def test_a_branch_with_other_shares_and_batches_is_the_run_that_had_them_from_its_beginning(
+    bank, tmp_path
+):
+    other = tmp_path / "other.zarr"
+    write_families(other, FamilyConfig(families=2, members=20, length=40, seed=1))
+    how = {
+        "data__banks": (str(bank), str(other)),
+        "data__weights": (1.0, 1.0),
+        "model__num_layers": 1,
+        "model__dropout": 0.0,
+        "optimizer__schedule": "constant",
+        "log__sample_ids": True,
+        "eval__every_steps": 0,
+        "figures__num_images": 0,
+        "checkpoint__every_steps": 2,
+        "checkpoint__keep_latest": 9,
+    }
+    later = {"data__weights_later": ((4.0, 0.0, 1.0),), "batch_ramp": ((4, 16),)}
+    straight, parent, branch = (tmp_path / name for name in ("straight", "parent", "branch"))
+    assert train.run(make_config("causal_lm", bank, **how, **later), straight) == 0
+    assert train.run(make_config("causal_lm", bank, **how), parent) == 0
+    how["continue_from"] = f"{parent}@4"
+    assert train.run(make_config("causal_lm", bank, **how, **later), branch) == 0
+
+    def read(folder):
+        files = (folder / "logs/samples_000.jsonl", folder / "metrics.jsonl")
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [
+            {name: value for name, value in line.items() if not name.startswith("perf/")}
+            for line in lines
+            if line["step"] > 4
+        ]
+
+    assert read(branch) == read(straight) and len(read(branch)[0]["ids"]) == 16
+    record = json.loads((branch / "continued_from.json").read_text())
+    assert record["data"] == "go on at position 4, nothing is read twice"
+    jax.tree.map(np.testing.assert_array_equal, loading.load(branch)[1], loading.load(straight)[1])
