@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from phenomjax import sharding
-from phenomjax.cluster import messages
+from phenomjax.cluster import messages, programs
 from phenomjax.models import parameter_names
 from phenomjax.state import TrainState, divide, unite
 from phenomjax.system.types import Batch, Carry, Params
@@ -225,7 +225,7 @@ class Programs:
         log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
         begin = time.perf_counter()
         lowered = self._jitted.lower(state, batch, jax.random.key(0), np.uint32(0))
-        compiled = compile_step(lowered, self._mesh)
+        compiled = programs.compiled(lowered, lambda: compile_step(lowered, self._mesh))
         need, memory = float("nan"), compiled.memory_analysis()
         if memory:
             need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30

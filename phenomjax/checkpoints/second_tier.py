@@ -16,87 +16,32 @@ P2P server takes anybody's connection, the replicator needs GKE's daemon, and no
 """
 
 import hashlib
-import json
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from phenomjax.checkpoints.units import (
+    Region,
+    Unit,
+    as_region,
+    fingerprint,
+    inside,
+    region_of,
+    units_of,
+)
 from phenomjax.cluster import messages
 from phenomjax.standby import wire
+from phenomjax.standby.client import ANSWER_SECONDS, Keepers, open_keepers
 from phenomjax.state import TrainState
 from phenomjax.system.files import in_units
 
 log = logging.getLogger("phenomjax")
-# Set by a keeper for the processes that it starts.
-STANDBY = "PHENOMJAX_STANDBY"
-ANSWER_SECONDS = 60.0
 HELD, SENT = "held", "sent"  # kinds of pieces: on this node alone, and on the next one too
-Region = tuple[tuple[int, int], ...]  # [begin, end) along each axis
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A part of one array that some devices hold.
-
-    Attributes:
-      leaf: number of the array in the state.
-      region: its part.
-      size: bytes.
-      owners: the one or two processes that copy it.
-      sent: whether the owner sends it to another node.
-    """
-
-    leaf: int
-    region: Region
-    size: int
-    owners: tuple[int, ...]
-    sent: bool
-
-
-def units_of(state: TrainState, nodes: Sequence[str]) -> list[Unit]:
-    """Who copies what, the same on all processes.
-
-    Args:
-      state: arrays, or their shapes with shardings.
-      nodes: name of the node of each process.
-    """
-    found = []
-    for leaf, x in enumerate(jax.tree.leaves(state)):
-        holders: dict[Region, set[int]] = {}
-        for device, index in x.sharding.devices_indices_map(x.shape).items():
-            holders.setdefault(_region(index, x.shape), set()).add(device.process_index)
-        for region, them in holders.items():
-            size = x.dtype.itemsize * int(np.prod([end - begin for begin, end in region]))
-            found.append((size, leaf, region, sorted(them)))
-    load, units = [0] * len(nodes), []
-    for size, leaf, region, processes in sorted(found, key=lambda each: (-each[0], each[1:])):
-        first = min(processes, key=lambda p: (load[p], p))
-        away = [p for p in processes if nodes[p] != nodes[first]]
-        owners = (first, min(away, key=lambda p: (load[p], p))) if away else (first,)
-        for owner in owners:
-            load[owner] += size
-        units.append(Unit(leaf, region, size, owners, sent=not away))
-    return units
-
-
-def _region(index: Sequence[slice], shape: Sequence[int]) -> Region:
-    return tuple(each.indices(size)[:2] for each, size in zip(index, shape, strict=True))
-
-
-def _inside(part: Region, of: Region) -> tuple[slice, ...]:
-    """Where a part of an array is in a larger part of it."""
-    return tuple(
-        slice(begin - first, end - first) for (begin, end), (first, _) in zip(part, of, strict=True)
-    )
 
 
 class Doubt(Exception):
@@ -107,29 +52,20 @@ class SecondTier:
     """The copies of a run. All processes call the same methods in the same order.
 
     Args:
-      standby: what the keeper of this node says: this start's number, addresses of the keepers.
+      keepers: of the run.
 
     Attributes:
       whole: newest step of which all copies are there.
     """
 
-    def __init__(self, standby: Mapping[str, Any]):
-        self._round, self._own = standby["round"], tuple(standby["keeper"])
-        self._keepers = {name: tuple(address) for name, address in standby["keepers"].items()}
-        self._nodes = messages.gather("nodes of the copies", wire.node())
-        self._next = self._neighbour()
+    def __init__(self, keepers: Keepers):
+        self._keepers, self._nodes = keepers, messages.gather("nodes of the copies", wire.node())
         self._units: list[Unit] | None = None
         self._memory: dict[str, bytearray] = {}
-        self._connections: dict[wire.Address, Connection] = {}
+        self._where: list[wire.Address] = []
         self._thread: threading.Thread | None = None
         self._off, self._told = "", False
         self.whole = -1
-
-    def _neighbour(self) -> wire.Address | None:
-        """The keeper that gets this node's copies: a ring over all that are there."""
-        names = sorted(self._keepers)
-        after = names[(names.index(wire.node()) + 1) % len(names)]
-        return None if after == wire.node() else self._keepers[after]
 
     # ------------------------------------------------------------ writing
 
@@ -150,7 +86,7 @@ class SecondTier:
             self._explain()
         leaves = jax.tree.leaves(state)
         parts = [
-            {_region(shard.index, x.shape): shard.data for shard in x.addressable_shards}
+            {region_of(shard.index, x.shape): shard.data for shard in x.addressable_shards}
             for x in leaves
         ]
         mine = [unit for unit in self._units if index in unit.owners]
@@ -192,21 +128,23 @@ class SecondTier:
     ) -> None:
         """In a thread: digests, keepers, and the word of all that the step is whole."""
         begin, wrong = time.monotonic(), ""
-        targets = {HELD: [self._own], SENT: [self._own, *([self._next] if self._next else [])]}
+        own, beside = self._keepers.own, self._keepers.next
+        targets = {HELD: [own], SENT: [own, *([beside] if beside else [])]}
         try:
             for kind, units in said.items():
                 data = memoryview(self._memory[kind])
                 for unit in units:
                     unit["sha256"] = _digest(data[unit["at"] : unit["at"] + unit["size"]])
                 for address in targets[kind] if units else []:
-                    self._put(address, step, kind, header | {"units": units}, data)
+                    name = f"{kind}.{jax.process_index()}"
+                    self._keepers.put(address, step, name, header | {"units": units}, data)
         except Exception as error:
             wrong = f"{messages.name(jax.process_index())}: {error or type(error).__name__}"
         try:
             if all_wrong := [w for w in messages.gather("second tier", wrong, ANSWER_SECONDS) if w]:
                 raise Doubt(all_wrong[0])
             for address in {address for each in targets.values() for address in each}:
-                self._ask(address, do="keep", step=step)
+                self._keepers.ask(address, "keep", step=step)
         except Exception as error:
             self._off = str(error) or type(error).__name__
             return
@@ -245,7 +183,7 @@ class SecondTier:
             for owner in unit.owners:
                 size[owner] += unit.size
         most = max(range(len(size)), key=size.__getitem__)
-        second = "" if self._next else " There is one node, so its loss loses them."
+        second = "" if self._keepers.next else " There is one node, so its loss loses them."
         log.info(
             "copies of the state in memory: at most %s a process (process %d), %s of it go over the"
             " network in all; a keeper holds two steps of what its processes and the node before it"
@@ -270,34 +208,22 @@ class SecondTier:
         """Process 0: the newest whole step, and the keepers that answer."""
         there: dict[int, dict[str, Any]] = {}
         answering = []
-        for address, pieces in self._lists(self._keepers.values()):
+        for address, pieces in self._keepers.lists(self._keepers.all):
+            if isinstance(pieces, Exception):
+                log.warning("the keeper at %s:%s does not answer: %s", *address, pieces)
+                continue
             answering.append(address)
             for piece in pieces:
                 header = piece["header"]
                 state = there.setdefault(piece["step"], {"units": set(), "said": set()})
                 state["said"].add((header["state"], header["processes"], header["total"]))
-                state["units"] |= {(u["leaf"], _tuples(u["region"])) for u in header["units"]}
+                state["units"] |= {(u["leaf"], as_region(u["region"])) for u in header["units"]}
         whole = [
             step
             for step, state in there.items()
             if len(state["said"]) == 1 and len(state["units"]) == next(iter(state["said"]))[2]
         ]
         return {"step": max(whole, default=-1), "keepers": answering}
-
-    def _lists(self, keepers: Iterable[wire.Address]) -> list[tuple[wire.Address, list[Any]]]:
-        """What those keepers hold that answer."""
-
-        def ask(address: wire.Address) -> list[Any] | None:
-            try:
-                return self._ask(address, do="list")["pieces"]
-            except Exception as error:
-                log.warning("the keeper at %s:%s does not answer: %s", *address[:2], error)
-                return None
-
-        keepers = list(keepers)
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(ask, keepers))
-        return [(k, f) for k, f in zip(keepers, found, strict=True) if f is not None]
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The state of the step that was found, in the shardings of `abstract`.
@@ -320,24 +246,23 @@ class SecondTier:
                 all_wrong[0],
             )
             return None
-        self._tell_all(do="only", step=self.whole)
+        self._only(self.whole)
         log.info("read the copies of step %d in %.2f s", self.whole, time.monotonic() - begin)
         return found
 
     def clear(self) -> None:
         """Forgets all copies, in all keepers."""
         self.wait()
-        self._tell_all(do="only", step=-1)
+        self._only(-1)
         self.whole = -1
 
-    def _tell_all(self, **message: Any) -> None:
-        """Process 0 tells all keepers; the others wait for it."""
-        if messages.is_main():
-            for address in self._keepers.values():
-                try:
-                    self._ask(address, **message)
-                except Exception as error:
-                    log.warning("the keeper at %s:%s does not answer: %s", *address[:2], error)
+    def _only(self, step: int) -> None:
+        """Process 0 has all keepers forget all other steps; the others wait for it."""
+        for address in self._keepers.all if messages.is_main() else ():
+            try:
+                self._keepers.ask(address, "only", step=step)
+            except Exception as error:
+                log.warning("the keeper at %s:%s does not answer: %s", *address, error)
         messages.gather("keepers told", "")
 
     def _read(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -351,8 +276,10 @@ class SecondTier:
             None,
             dict[int, dict[Region, list[tuple[wire.Address, str, int, int, str]]]](),
         )
-        own_first = sorted(self._where, key=lambda address: address != self._own)
-        for address, pieces in self._lists(own_first):
+        own_first = sorted(self._where, key=lambda address: address != self._keepers.own)
+        for address, pieces in self._keepers.lists(own_first):
+            if isinstance(pieces, Exception):
+                raise Doubt(f"the keeper at {address[0]}:{address[1]} does not answer: {pieces}")
             for piece in (each for each in pieces if each["step"] == self.whole):
                 header = piece["header"]
                 if header["state"] != fingerprint(abstract):
@@ -362,7 +289,7 @@ class SecondTier:
                     of_leaf = places.setdefault(unit["leaf"], {})
                     at, size, digest = unit["at"], unit["size"], unit["sha256"]
                     place = address, piece["name"], at, size, digest
-                    of_leaf.setdefault(_tuples(unit["region"]), []).append(place)
+                    of_leaf.setdefault(as_region(unit["region"]), []).append(place)
         if meta is None:
             raise Doubt("they are gone")
         made = []
@@ -370,7 +297,7 @@ class SecondTier:
             parts: dict[Region, np.ndarray] = {}
 
             def part(index: Any, leaf: int = leaf, x: Any = x, parts: Any = parts) -> np.ndarray:
-                region = _region(index, x.shape)
+                region = region_of(index, x.shape)
                 if region not in parts:
                     parts[region] = self._region(region, x.dtype, places.get(leaf, {}))
                 return parts[region]
@@ -394,7 +321,7 @@ class SecondTier:
             both = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in pairs)
             if any(begin >= end for begin, end in both):
                 continue
-            whole[_inside(both, wanted)] = self._unit(region, dtype, where)[_inside(both, region)]
+            whole[inside(both, wanted)] = self._unit(region, dtype, where)[inside(both, region)]
             filled += int(np.prod([end - begin for begin, end in both]))
         if filled != whole.size:
             raise Doubt("parts of an array are missing")
@@ -408,11 +335,8 @@ class SecondTier:
         for address, name, at, size, digest in where:
             data = np.empty(size, np.uint8)
             try:
-                self._ask(address, do="get", step=self.whole, name=name, offset=at, size=size)
-                wire.receive_all(self._connections[address], data.data)
-                wire.receive(self._connections[address])
+                self._keepers.get(address, self.whole, name, at, data.data)
             except Exception as error:
-                self._connections.pop(address, None)
                 wrong = str(error) or type(error).__name__
                 continue
             if _digest(data.data) == digest:
@@ -420,35 +344,6 @@ class SecondTier:
             wrong = f"what {address[0]}:{address[1]} holds is not as it was written"
             log.warning("%s (step %d); another copy is looked for", wrong, self.whole)
         raise Doubt(wrong)
-
-    # ------------------------------------------------------------ keepers
-
-    def _ask(self, address: wire.Address, **message: Any) -> dict[str, Any]:
-        """The answer of a keeper.
-
-        Raises:
-          OSError, EOFError: it is gone.
-          TimeoutError: it does not answer.
-          Doubt: it says why not.
-        """
-        connection = self._connections.get(address)
-        if connection is None:
-            connection = self._connections[address] = wire.connect(address)
-        wire.send(connection, message | {"round": self._round})
-        if not connection.poll(ANSWER_SECONDS):
-            raise TimeoutError(f"the keeper at {address[0]}:{address[1]} does not answer")
-        answer = wire.receive(connection)
-        if "error" in answer:
-            raise Doubt(answer["error"])
-        return answer
-
-    def _put(
-        self, address: wire.Address, step: int, kind: str, header: dict[str, Any], data: memoryview
-    ) -> None:
-        name = f"{kind}.{jax.process_index()}"
-        self._ask(address, do="put", step=step, name=name, header=header, size=len(data))
-        wire.send_all(self._connections[address], data)
-        wire.receive(self._connections[address])
 
 
 def open_tier(every_steps: int) -> SecondTier | None:
@@ -459,8 +354,8 @@ def open_tier(every_steps: int) -> SecondTier | None:
     """
     if not every_steps:
         return None
-    if STANDBY in os.environ:
-        return SecondTier(json.loads(os.environ[STANDBY]))
+    if keepers := open_keepers():
+        return SecondTier(keepers)
     log.warning(
         "checkpoint.memory_every_steps is %d, but this start has no keepers to hold the copies, so"
         " there are none: launch/standby.py has them, on one machine, and launch/train.sbatch with"
@@ -468,17 +363,6 @@ def open_tier(every_steps: int) -> SecondTier | None:
         every_steps,
     )
     return None
-
-
-def fingerprint(state: TrainState) -> str:
-    """What a state is made of: names, shapes and dtypes, without values or shardings."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    text = [f"{jax.tree_util.keystr(path)} {x.shape} {x.dtype}" for path, x in leaves]
-    return hashlib.sha256("\n".join(text).encode()).hexdigest()
-
-
-def _tuples(region: Sequence[Sequence[int]]) -> Region:
-    return tuple((begin, end) for begin, end in region)
 
 
 def _digest(data: memoryview) -> str:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from phenomjax.standby.client import STANDBY
 from phenomjax.system.errors import UserError
 
 
@@ -48,7 +49,7 @@ def find_place(
                 f" (--num_processes={num_processes})."
             )
         # A keeper gives numbers, and says as srun would how the node's GPUs are shared out.
-        own = _own_devices(environment) if "PHENOMJAX_STANDBY" in environment else None
+        own = _own_devices(environment) if STANDBY in environment else None
         return Place(coordinator, count, process_id, own)
     nodes, tasks = environment.get("SLURM_STEP_NODELIST"), int(environment.get("SLURM_NTASKS") or 1)
     if not nodes:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from phenomjax.standby import wire
+from phenomjax.standby import client, wire
 from phenomjax.standby.serving import Server
 
 BEAT_SECONDS = 1.0
@@ -79,7 +79,7 @@ class Keeper:
                 "keepers": message["keepers"],
             }
             environment = {
-                "PHENOMJAX_STANDBY": json.dumps(standby),
+                client.STANDBY: json.dumps(standby),
                 # As srun would have said: a process takes its share of the node's GPUs by these.
                 "SLURM_LOCALID": str(i),
                 "SLURM_STEP_TASKS_PER_NODE": str(tasks),

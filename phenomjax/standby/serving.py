@@ -6,17 +6,21 @@ from typing import Any
 from phenomjax.standby import wire
 from phenomjax.standby.pieces import Piece, Pieces
 
+MOST_PROGRAMS = 8
+
 
 class Server:
     """Answers requests, each {"do": name of a method, "round": …} with its arguments.
 
     Attributes:
       pieces: what is held.
+      programs: compiled, by name; the latest few.
       round: number of the present start; processes of an earlier one are turned away.
     """
 
     def __init__(self) -> None:
         self.pieces, self.round = Pieces(), 0
+        self.programs: dict[str, bytes] = {}
 
     def serve(self, connection: Connection) -> None:
         """Serves a training process, of this node or another, until it goes."""
@@ -54,6 +58,23 @@ class Server:
             return {"error": f"{wire.node()} does not hold {name} of step {step}"}
         wire.send(connection, {})
         wire.send_all(connection, piece.data[offset : offset + size])
+        return {}
+
+    def _store(self, connection: Connection, name: str, size: int, **_: Any) -> dict[str, Any]:
+        data = bytearray(size)
+        wire.send(connection, {})
+        wire.receive_all(connection, memoryview(data))
+        self.programs.pop(name, None)
+        self.programs[name] = bytes(data)
+        while len(self.programs) > MOST_PROGRAMS:
+            self.programs.pop(next(iter(self.programs)))
+        return {}
+
+    def _fetch(self, connection: Connection, name: str, **_: Any) -> dict[str, Any]:
+        data = self.programs.get(name, b"")
+        wire.send(connection, {"size": len(data)})
+        if data:
+            wire.send_all(connection, memoryview(data))
         return {}
 
     def _list(self, connection: Connection, **_: Any) -> dict[str, Any]:

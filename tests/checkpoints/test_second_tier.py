@@ -15,8 +15,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from phenomjax import config
 from phenomjax.checkpoints import second_tier
 from phenomjax.checkpoints.checkpointer import Checkpointer
-from phenomjax.checkpoints.second_tier import SecondTier, units_of
-from phenomjax.standby import pieces, wire
+from phenomjax.checkpoints.second_tier import SecondTier
+from phenomjax.checkpoints.units import units_of
+from phenomjax.standby import client, pieces, wire
 from phenomjax.standby.serving import Server
 from phenomjax.state import TrainState
 
@@ -91,7 +92,9 @@ def keepers(monkeypatch):
 
 
 def tier(addresses, round=1):
-    return SecondTier({"round": round, "keeper": addresses["a"], "keepers": addresses})
+    return SecondTier(
+        client.Keepers({"round": round, "keeper": addresses["a"], "keepers": addresses})
+    )
 
 
 def mesh_of(count):
@@ -226,7 +229,7 @@ def test_strangers_are_turned_away(keepers, monkeypatch):
 def test_checkpointer_takes_the_newer(keepers, tmp_path, monkeypatch, caplog):
     servers, addresses = keepers
     standby = {"round": 1, "keeper": addresses["a"], "keepers": addresses}
-    monkeypatch.setenv(second_tier.STANDBY, json.dumps(standby))
+    monkeypatch.setenv(client.STANDBY, json.dumps(standby))
     c = config.base()
     c.checkpoint.memory_every_steps = 5
 
@@ -258,6 +261,6 @@ def test_checkpointer_takes_the_newer(keepers, tmp_path, monkeypatch, caplog):
 
 
 def test_asked_for_without_keepers(monkeypatch, caplog):
-    monkeypatch.delenv(second_tier.STANDBY, raising=False)
+    monkeypatch.delenv(client.STANDBY, raising=False)
     assert second_tier.open_tier(10) is None and "this start has no keepers" in caplog.text
     assert second_tier.open_tier(0) is None

@@ -1,0 +1,62 @@
+"""Compiled programs that outlive the processes of a run, in the memory of its keepers: the next
+start traces and lowers its step, and takes the program of the one before.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import jax
+import jaxlib
+from jax.experimental import serialize_executable
+
+from phenomjax.cluster import messages
+from phenomjax.standby.client import Keepers, open_keepers
+
+log = logging.getLogger("phenomjax")
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """A lowered program, compiled, or as keepers hold it. All processes call it together, and
+    either all take the held one or all compile.
+    """
+    keepers = open_keepers()
+    if keepers is None:
+        return lowered.compile()
+    name, found = _name(lowered), None
+    try:
+        if data := keepers.fetch(name):
+            trees = lowered.in_tree, lowered.out_tree
+            found = serialize_executable.deserialize_and_load(data, *trees)
+    except Exception as error:
+        log.warning("the program that a keeper holds is not used: %s", error)
+    if all(messages.gather("program found", found is not None)) and found is not None:
+        log.info("the program is one of an earlier start, from a keeper's memory")
+        return found
+    made = lowered.compile()
+    try:
+        if messages.is_main():
+            _hold(keepers, name, made)
+    except Exception as error:  # such as a program that cannot be written down
+        log.warning("no keeper holds the program for the next start: %s", error)
+    return made
+
+
+def _name(lowered: jax.stages.Lowered) -> str:
+    """What a program is made from, and by what, in one word."""
+    parts: Sequence[object] = (
+        lowered.as_text(),
+        jax.__version__,
+        jaxlib.__version__,
+        jax.process_count(),
+        [(device.id, device.process_index, device.device_kind) for device in jax.devices()],
+        sorted((name, str(value)) for name, value in jax.config.values.items()),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _hold(keepers: Keepers, name: str, made: jax.stages.Compiled) -> None:
+    """Has the keepers of two nodes hold a program."""
+    data, _, _ = serialize_executable.serialize(made)
+    for address in keepers.all[:2]:
+        keepers.store(address, name, memoryview(data))
