@@ -1,5 +1,6 @@
 """Compiled programs that outlive the processes of a run, in the memory of its keepers: the next
-start traces and lowers its step, and takes the program of the one before.
+start traces and lowers its step, and takes the program of the one before. For several CPU
+processes, which JAX's own cache does not serve (`start.use_compilation_cache`).
 """
 
 import hashlib
@@ -21,7 +22,9 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     either all take the held one or all compile.
     """
     keepers = open_keepers()
-    if keepers is None:
+    # JAX's own cache, where there is one, does the same; and a program that comes from it cannot be
+    # written down again.
+    if keepers is None or jax.config.jax_compilation_cache_dir:
         return lowered.compile()
     name, found = _name(lowered), None
     try:
