@@ -75,6 +75,8 @@ class Standby:
         self.seats = [None] * (len(nodes) - spares)  # node of each share
         self.keepers, self.events, self.round, self.step = {}, queue.Queue(), 0, -1
         self.silence, self.signals = silence, 0
+        self.workdir = Path(supervise.flag(program, "workdir") or ".")
+        self.idle, self.before = 0, -2  # starts in a row without progress; the step before
         os.environ.setdefault(wire.TOKEN, secrets.token_hex(32))
         self.address = ":".join(map(str, wire.serve(host, self.hear)))
 
@@ -120,7 +122,7 @@ class Standby:
                 return None  # of a keeper that was given up
             keeper.heard = time.monotonic()
             keeper.port = message.get("port", keeper.port)
-            self.step = max(self.step, message.get("beat", -1))
+            self.step = max(self.step, message.get("whole", -1))
             if "node" in message:
                 keeper.connection, keeper.address = connection, message["keeper"]
             if "lost" in message:
@@ -179,6 +181,10 @@ class Standby:
         if self.signals:
             return supervise.STOPPED
         self.round += 1
+        # What a start without progress used is not trusted a second time.
+        reached = max(self.step, supervise.number(self.workdir / "progress", -1))
+        self.idle = self.idle + 1 if reached <= self.before else 0
+        self.before = reached
         first = self.keepers[self.seats[0]]
         keepers = {node: self.keepers[node].address for node in self.there()}
         processes = {
@@ -193,6 +199,7 @@ class Standby:
                     "count": self.tasks * len(self.seats),
                     "coordinator": f"{first.address[0]}:{first.port}",
                     "keepers": keepers,
+                    "forget": self.idle,
                 }
             )
         return self.wait({node: set(mine) for node, mine in processes.items()})

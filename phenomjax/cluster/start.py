@@ -129,9 +129,9 @@ def _interrupt(*_: object) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, in a folder of the user's choice or one of ours. Several
-    CPU processes keep none: each looks for another name, and only process 0 would ever find what it
-    wrote, so that the others come late.
+    """Keeps compiled programs between runs, in a folder of the user's choice or one of ours.
+    Several CPU processes keep none: each looks for another name, and only process 0 would ever find
+    what it wrote, so that the others come late.
     """
     if jax.default_backend() == "cpu" and jax.process_count() > 1:
         jax.config.update("jax_compilation_cache_dir", None)

@@ -61,7 +61,7 @@ class Keeper:
             if "signal" in message:
                 self._to_zygote({"signal": message["signal"]})
             if "round" in message:
-                self._server.round = message["round"]
+                self._server.begin(message["round"], message["forget"])
                 self._start(message)
 
     def _start(self, message: dict[str, Any]) -> None:
@@ -105,13 +105,14 @@ class Keeper:
         os._exit(1)  # it died, and its children with it: this node is lost to the run
 
     def _tell(self, message: dict[str, Any]) -> None:
+        message["whole"] = self._server.pieces.whole
         with self._sending, contextlib.suppress(OSError):
             wire.send(self._launcher, message)
 
     def _beat(self) -> None:
         while True:
             time.sleep(BEAT_SECONDS)
-            self._tell({"beat": self._server.pieces.whole})
+            self._tell({})
 
 
 def main() -> int:

@@ -22,6 +22,20 @@ class Server:
         self.pieces, self.round = Pieces(), 0
         self.programs: dict[str, bytes] = {}
 
+    def begin(self, number: int, failed: int) -> None:
+        """A start begins.
+
+        Args:
+          number: of it.
+          failed: how many before it, in a row, came to no new step: after one its program is not
+            trusted, after two the copies are not either.
+        """
+        self.round = number
+        if failed > 0:
+            self.programs.clear()
+        if failed > 1:
+            self.pieces.only(-1)
+
     def serve(self, connection: Connection) -> None:
         """Serves a training process, of this node or another, until it goes."""
         while True:
