@@ -5,7 +5,8 @@ processes, which JAX's own cache does not serve (`start.use_compilation_cache`).
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
 import jax
 import jaxlib
@@ -17,15 +18,21 @@ from phenomjax.standby.client import Keepers, open_keepers
 log = logging.getLogger("phenomjax")
 
 
-def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """A lowered program, compiled, or as keepers hold it. All processes call it together, and
+def compiled(
+    lowered: jax.stages.Lowered, compile: Callable[[], jax.stages.Compiled]
+) -> jax.stages.Compiled:
+    """A lowered program, as keepers hold it, or compiled. All processes call it together, and
     either all take the held one or all compile.
+
+    Args:
+      lowered: program.
+      compile: compiles it.
     """
     keepers = open_keepers()
     # JAX's own cache, where there is one, does the same; and a program that comes from it cannot be
     # written down again.
     if keepers is None or jax.config.jax_compilation_cache_dir:
-        return lowered.compile()
+        return compile()
     name, found = _name(lowered), None
     try:
         if data := keepers.fetch(name):
@@ -36,7 +43,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     if all(messages.gather("program found", found is not None)) and found is not None:
         log.info("the program is one of an earlier start, from a keeper's memory")
         return found
-    made = lowered.compile()
+    made = compile()
     try:
         if messages.is_main():
             _hold(keepers, name, made)
@@ -49,6 +56,7 @@ def _name(lowered: jax.stages.Lowered) -> str:
     """What a program is made from, and by what, in one word."""
     parts: Sequence[object] = (
         lowered.as_text(),
+        os.environ.get("XLA_FLAGS"),
         jax.__version__,
         jaxlib.__version__,
         jax.process_count(),
