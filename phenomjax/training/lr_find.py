@@ -2,11 +2,11 @@
 range test of Smith 2015, https://arxiv.org/abs/1506.01186).
 
 It starts as the run would, from random parameters or those of `init_from`, on the run's first
-batches and with its optimiser, and writes into WORKDIR/lr_find alone. Suggested is the lowest rate
-at which nine tenths of the fall of the loss are done, as a peak. Of the rules in use, the steepest
-place of the curve gives rates far too low for transformers, whose first and steepest fall is that
-to the mean, and a tenth of the rate with the lowest loss hangs on where a flat valley happens to be
-deepest (`docs/training.md` has what they give on our demos, and what training says).
+batches and with its optimiser, and writes into WORKDIR/lr_find alone. Between two rates, in the
+valley of the curve, nine tenths of the fall of the loss are done; suggested, as a peak, is a third
+of the valley's middle (of the logarithms). Of the rules in use, the steepest place gives rates far
+too low for transformers, whose first and steepest fall is that to the mean; and a tenth of the rate
+with the lowest loss hangs on where a flat valley happens to be deepest.
 """
 
 import csv
@@ -37,6 +37,7 @@ FOLDER = "lr_find"  # in the workdir
 WIDTH = 4.0  # steps; standard deviation of the Gaussian that smooths the losses
 DIVERGED = 4.0  # times the lowest loss, in the mean of the last few steps
 DONE = 0.9  # of the fall
+SHARE = 1 / 3  # of the middle of the valley
 CLEAR = 3.0  # a fall by so many times the noise of its ends is one
 
 
@@ -45,14 +46,14 @@ class Suggestion:
     """What the losses say.
 
     Attributes:
-      rate: the lowest at which `DONE` of the fall are done; None where the loss does not fall.
-      lowest: where the smoothed loss is lowest.
+      rate: to train with; None where the loss does not fall.
+      valley: lowest and highest rate at which `DONE` of the fall are done.
       fall: from the mean of the first losses to the lowest.
       noise: of a smoothed loss, one standard deviation.
     """
 
     rate: float | None
-    lowest: float
+    valley: tuple[float, float]
     fall: float
     noise: float
 
@@ -86,8 +87,9 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     # the lowest of many noisy values lies below the curve, by about twice their noise
     fall = begin - float(curve[lowest]) - 2 * noise
     clear = lowest >= first and fall > CLEAR * math.hypot(noise, one / math.sqrt(first))
-    reached = int(np.argmax(curve <= begin - DONE * fall))
-    return Suggestion(rates[reached] if clear else None, rates[lowest], fall, noise)
+    inside = np.flatnonzero(curve <= max(begin - DONE * fall, curve[lowest]))
+    low, high = rates[inside[0]], rates[inside[-1]]
+    return Suggestion(math.sqrt(low * high) * SHARE if clear else None, (low, high), fall, noise)
 
 
 def _first(values: Float[np.ndarray, " steps"]) -> int:
@@ -174,11 +176,11 @@ def _tell(run: RunContext, rates: list[float], losses: list[float]) -> None:
         )
         return
     log.info(
-        "suggested: --config.optimizer.learning_rate=%.2g, where %d %% of the fall of the loss are"
-        " done; it is lowest at %.2g and %s",
+        "suggested: --config.optimizer.learning_rate=%.2g, a third of the middle of %.2g to %.2g,"
+        " where %d %% of the fall of the loss are done; it %s",
         found.rate,
+        *found.valley,
         100 * DONE,
-        found.lowest,
         where,
     )
 
@@ -193,10 +195,9 @@ def _figure(
     axis.plot(rates, losses, ".", color=style.LIGHT, markersize=4, label="steps")
     axis.plot(rates, curve, color=style.COLOURS[0], label="smoothed")
     if found.rate is not None:
-        axis.axvline(found.rate, color=style.COLOURS[1], label=f"suggested: {found.rate:.2g}")
-        axis.axvline(
-            found.lowest, color=style.GREY, linestyle="--", label=f"lowest: {found.lowest:.2g}"
-        )
+        label = f"suggested: {found.rate:.2g}"
+        axis.axvline(found.rate, color=style.COLOURS[1], label=label)
+        axis.axvspan(*found.valley, color=style.LIGHT, alpha=0.4, linewidth=0, label="valley")
     margin = 0.1 * (float(np.ptp(curve)) or 1.0)
     axis.set_ylim(curve.min() - margin, curve.max() + margin)
     axis.set(xscale="log", xlabel="learning rate", ylabel="train/loss")
