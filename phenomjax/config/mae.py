@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from phenomjax.config import image_data
 from phenomjax.config.ranges import Section, choice, flag, number, share, whole
 from phenomjax.config.vit import VIT_SIZES, add_encoder, check_encoder, check_width, set_vit
+from phenomjax.system.errors import UserError
 
 __all__ = ["VIT_SIZES", "add_sections", "check", "set_vit"]
 
@@ -32,4 +33,11 @@ def check(c: ConfigDict) -> None:
     """Checks `c.model` and `c.data`; see `config.finalize`."""
     check_encoder(c)
     check_width(c, "decoder_dim", "decoder_num_heads")
+    crops, rows = c.data.crops_per_image, c.eval.batch_size
+    if c.eval.num_batches and rows % crops:
+        raise UserError(
+            f"config.eval.batch_size {rows} is not a multiple of config.data.crops_per_image"
+            f" {crops}. Set --config.eval.batch_size={-(-rows // crops) * crops}, or"
+            " --config.eval.num_batches=0, which takes one crop of each image."
+        )
     image_data.check(c)

@@ -212,6 +212,12 @@ def _check_parts(c: ConfigDict) -> None:
             f" {c.data.groups} parts of two images or more. Set"
             f" --config.global_batch_size={max(-(-rows // multiple) * multiple, 2 * parts)}."
         )
+    if (judged := c.eval.batch_size) and (judged % parts or judged // parts < 2):
+        raise UserError(
+            f"config.eval.batch_size {judged} cannot be divided into config.data.groups"
+            f" {c.data.groups} parts of two images or more. Set"
+            f" --config.eval.batch_size={max(-(-judged // parts) * parts, 2 * parts)}."
+        )
     if parts > 1 and c.data.crops_per_image > 1:
         raise UserError(
             f"config.data.crops_per_image is {c.data.crops_per_image} and config.data.groups"

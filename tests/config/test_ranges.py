@@ -40,6 +40,7 @@ def changed(task="mae", **values):
         ({"eval__num_batches": -1}, "0 = all of the split: set --config.eval.num_batches=0."),
         ({"num_steps": 2**40}, f"config.num_steps is {2**40}; it must be at most 2147483647."),
         ({"model__mlp_ratio": 1e-9}, "Set --config.model.mlp_ratio=4.0."),
+        ({"eval__batch_size": 5, "data__crops_per_image": 2}, "Set --config.eval.batch_size=6, or"),
         ({"mesh__model": 0}, "config.mesh.model is 0; it must be at least 1."),
         ({"mesh__data": 0}, "config.mesh.data is 0; it must be -1 or at least 1."),
         ({"model__patch_size": 0}, "config.model.patch_size is 0; it must be at least 1."),

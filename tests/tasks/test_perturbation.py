@@ -364,6 +364,7 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
             CONTROLLED | {"data__control_share": 0.0},
             "Set --config.data.control_share=0.5, or --config.model.control_weight=0.0",
         ),
+        ({"eval__batch_size": 7}, "config.eval.batch_size 7 cannot be divided into"),
         ({"global_batch_size": 18}, "Set --config.global_batch_size=20."),
         ({"global_batch_size": 12, "model__cutmix": 1.0}, "Set --config.global_batch_size=16."),
         ({"data__groups": 1, "optimizer__accumulate_steps": 2}, "Set --config.data.groups=2 or"),
