@@ -102,12 +102,17 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
       workdir: of the run; where it has begun it goes on as it is.
     """
     m = config.model
-    if not config.init_from or "position_grid" not in m or m.position_grid or "densenet" in _of(m):
+    if (
+        not config.init_from
+        or "position_grid" not in m
+        or m.position_grid
+        or "densenet" in _backbone(m)
+    ):
         return config
     begun = (workdir / "config.json").exists()
     folder = workdir if begun else loading.find(config.init_from).parent.parent
     theirs = config_stored.load(folder / "config.json")
-    if "position_grid" not in theirs.model or "densenet" in _of(theirs.model):
+    if "position_grid" not in theirs.model or "densenet" in _backbone(theirs.model):
         return config
     with config.copy_and_resolve_references().unlocked() as c:
         known = theirs.model.position_grid
@@ -119,7 +124,7 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     return c.lock()
 
 
-def _of(model: ConfigDict) -> str:
+def _backbone(model: ConfigDict) -> str:
     return str(model.backbone) if "backbone" in model else "vit"
 
 
@@ -292,7 +297,9 @@ def _warn_of_channels(theirs: ConfigDict, config: ConfigDict) -> None:
 
 def _positions(theirs: ConfigDict, config: ConfigDict) -> str:
     """Where tokens lie; "" where nothing changes."""
-    if any("position_grid" not in c.model or "densenet" in _of(c.model) for c in (theirs, config)):
+    if any(
+        "position_grid" not in c.model or "densenet" in _backbone(c.model) for c in (theirs, config)
+    ):
         return ""
     old, new = (c.data.crop_size / c.model.patch_size for c in (theirs, config))
     known, grid = theirs.model.position_grid or old, config.model.position_grid or new
@@ -313,14 +320,7 @@ def _say(report: Mapping[str, Any]) -> None:
     for row in arrays:
         which = row["name"].split("/")[0]
         lines.setdefault((row["how"], which, row["note"]), []).append(row["name"])
-    order = (
-        TAKEN,
-        BY_NAME,
-        RESAMPLED,
-        RESTACKED,
-        FRESH,
-        LEFT,
-    )
+    order = TAKEN, BY_NAME, RESAMPLED, RESTACKED, FRESH, LEFT
     told = [
         f"  {how:<10} {names[0] if len(names) == 1 else f'{which}: {len(names)} arrays'}"
         + (f" ({note})" if note else "")
@@ -344,7 +344,8 @@ def _say(report: Mapping[str, Any]) -> None:
         log.info(
             "init_from: other keys of the model: %s",
             "; ".join(
-                f"{key} {old} there, {new} here" for key, (old, new) in report["model"].items()
+                f"{key} {str(old)[:80]} there, {str(new)[:80]} here"
+                for key, (old, new) in report["model"].items()
             ),
         )
     unfit = {row["note"] for row in arrays if row["how"] == FRESH and "not fit" in row["note"]}

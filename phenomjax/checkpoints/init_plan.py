@@ -48,6 +48,7 @@ SHAPES = {
     "class_token": _PARTS,
     "untie_bias": _PARTS,
     "backbone": _PARTS,
+    "cell_type": "the cell type stands beside the features, which have another number then",
     "channel_agnostic": "tokens are of single channels, or of all channels together",
     "cutoffs": "clusters of tokens have softmaxes of their own",
     "div_val": "clusters of tokens have widths of their own",
@@ -212,9 +213,10 @@ def names_there(configs: tuple[ConfigDict, ConfigDict]) -> dict[Hashable, Hashab
 def _note(old: Names | Pixels, new: Names | Pixels) -> str:
     if isinstance(old, Pixels) or isinstance(new, Pixels):
         return f"patches of {getattr(old, 'edge', '?')} px to {getattr(new, 'edge', '?')} px"
-    both = [str(name) for name in new.names if name in old.names and not isinstance(name, int)]
-    added = [str(name) for name in new.names if name not in old.names]
-    gone = [str(name) for name in old.names if name not in new.names]
+    named = lambda names: [str(name) for name in names if not isinstance(name, int)]  # noqa: E731
+    both = named(name for name in new.names if name in old.names)
+    added = named(name for name in new.names if name not in old.names)
+    gone = named(name for name in old.names if name not in new.names)
     told = [f"{new.what} by name: {first_of(both, 8)}" if both else f"none of the {new.what}"]
     told += [f"new: {first_of(added, 8)}"] * bool(added)
     told += [f"not taken: {first_of(gone, 8)}"] * bool(gone)

@@ -102,7 +102,8 @@ def _part(kind: str, config: ConfigDict) -> Names | Pixels | None:
     agnostic = "channel_agnostic" in m and m.channel_agnostic
     if kind.startswith("pixels") and "patch_size" in m:
         return Pixels(m.patch_size, kind.endswith("seen"))
-    if kind == "vocabulary of channels" or (kind.startswith("channels") and not agnostic):
+    by_channel = kind == "vocabulary of channels" or (kind.startswith("channels") and not agnostic)
+    if by_channel and "channels" in m:
         return Names("channels", tuple(m.channels), kind.endswith("seen"))
     if kind == "classes" and "classes" in m:
         return Names("classes", tuple(m.classes))
@@ -110,8 +111,9 @@ def _part(kind: str, config: ConfigDict) -> Names | Pixels | None:
         letters = vocabulary(m.alphabet or "protein").tokens
         unused = tuple(range(len(letters), m.vocab_size))
         return Names("tokens", (*letters, *unused), known=letters[len(SPECIALS) :])
-    beside = kind == "features" or (kind == "features of a head" and not m.neck_dim)
-    if beside and "cell_type" in m and m.cell_type:
+    if kind.startswith("features") and "cell_type" in m and m.cell_type:
+        if kind == "features of a head" and m.neck_dim:
+            return None
         pooled = classifier.pooled_dim(m) - len(m.cell_types)
         return Names("cell types", (*range(pooled), *m.cell_types), True, tuple(m.cell_types))
     return None
