@@ -61,6 +61,7 @@ class SecondTier:
     def __init__(self, keepers: Keepers):
         self._keepers, self._nodes = keepers, messages.gather("nodes of the copies", wire.node())
         self._units: list[Unit] | None = None
+        self._shapes = ""  # of the state that they are of
         self._memory: dict[str, bytearray] = {}
         self._where: list[wire.Address] = []
         self._thread: threading.Thread | None = None
@@ -81,9 +82,13 @@ class SecondTier:
         if self._off:
             return
         begin, index = time.monotonic(), jax.process_index()
+        shapes = fingerprint(state)
         if self._units is None:
             self._units = units_of(state, self._nodes)
             self._explain()
+        elif shapes != self._shapes:  # the rows of the carry are as many as those of a batch
+            self._units = units_of(state, self._nodes)
+        self._shapes = shapes
         leaves = jax.tree.leaves(state)
         parts = [
             {region_of(shard.index, x.shape): shard.data for shard in x.addressable_shards}
@@ -109,7 +114,7 @@ class SecondTier:
             )
         header = {
             "meta": meta,
-            "state": fingerprint(state),
+            "state": shapes,
             "processes": jax.process_count(),
             "total": len(self._units),
         }
@@ -283,7 +288,7 @@ class SecondTier:
             for piece in (each for each in pieces if each["step"] == self.whole):
                 header = piece["header"]
                 if header["state"] != fingerprint(abstract):
-                    raise Doubt("they are of another model or optimiser")
+                    raise Doubt("they are of another model or optimiser, or of other batches")
                 meta = header["meta"]
                 for unit in header["units"]:
                     of_leaf = places.setdefault(unit["leaf"], {})
