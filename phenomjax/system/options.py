@@ -68,14 +68,22 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
                 )
     _join_lines(cast(type, kind))
     _move_shared(cast(type, kind))
-    options = tyro.cli(
-        kind,
-        args=_words(kind, argv),
-        prog=prog,
-        description=_with_examples(page),
-        use_underscores=True,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    try:
+        options = tyro.cli(
+            kind,
+            args=_words(kind, argv),
+            prog=prog,
+            description=_with_examples(page),
+            use_underscores=True,
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )
+    except SystemExit as end:
+        if end.code and "overrides" in cast(type[Any], kind).__dataclass_fields__:
+            print(
+                "Keys of the configuration of all runs are given as --config.KEY=VALUE.",
+                file=sys.stderr,
+            )
+        raise
     if overrides:
         options = dataclasses.replace(cast(Any, options), overrides=tuple(overrides))
     seed = getattr(options, "seed", 0)

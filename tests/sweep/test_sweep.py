@@ -339,6 +339,7 @@ def test_a_mistyped_option(tmp_path, capsys):
         sweep(TOY, "--trails=3", tmp_path=tmp_path)
     told = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert error.value.code == 2 and "Unrecognized options: --trails" in told
+    assert "are given as --config.KEY=VALUE" in told
     assert "Perhaps you meant: --trials" in told
 
 
