@@ -22,6 +22,8 @@ from phenomjax import sharding
 from phenomjax.cluster import messages, programs
 from phenomjax.models import parameter_names
 from phenomjax.state import TrainState, divide, unite
+from phenomjax.system import memory
+from phenomjax.system.files import in_units
 from phenomjax.system.types import Batch, Carry, Params
 from phenomjax.tasks import Task
 
@@ -186,6 +188,22 @@ class Program(NamedTuple):
     flops: float
 
 
+def _check_room(need: float) -> None:
+    """Raises MemoryError for a program that needs more than a device has; warns where all devices
+    share the memory of a host, which may swap, or end the process without a word.
+    """
+    devices = jax.local_devices()
+    limits = [(each.memory_stats() or {}).get("bytes_limit", float("inf")) for each in devices]
+    if need > min(limits):
+        raise MemoryError(f"unable to allocate {need:.0f} bytes for the program of a step")
+    if devices[0].platform == "cpu" and need * len(devices) > memory.available():
+        log.warning(
+            "the step needs %s, and this host has %s left: it may swap, or end without a word",
+            in_units(need * len(devices)),
+            in_units(memory.available()),
+        )
+
+
 class Programs:
     """The step, compiled once for each set of shapes (of images, one for each channel set).
 
@@ -196,6 +214,7 @@ class Programs:
     Attributes:
       calling: seconds so far in calls of them. On a GPU they launch kernels; a CPU may compute
         within.
+      temporary: bytes of a device that the last one takes besides its arguments.
     """
 
     def __init__(
@@ -209,7 +228,7 @@ class Programs:
     ):
         self._task, self._config, self._compiling = task, config, compiling
         self._mesh, self._jitted = mesh, jit_step(task, tx, config, mesh, shards)
-        self.calling = 0.0
+        self.calling, self.temporary = 0.0, 0.0
         self._compiled: dict[tuple[tuple[str, tuple[int, ...], str], ...], Program] = {}
 
     def get(self, state: TrainState, batch: Batch) -> Program:
@@ -226,16 +245,18 @@ class Programs:
         begin = time.perf_counter()
         lowered = self._jitted.lower(state, batch, jax.random.key(0), np.uint32(0))
         compiled = programs.compiled(lowered, lambda: compile_step(lowered, self._mesh))
-        need, memory = float("nan"), compiled.memory_analysis()
-        if memory:
-            need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
+        need, analysed = float("nan"), compiled.memory_analysis()
+        if analysed:
+            self.temporary = float(analysed.temp_size_in_bytes)
+            need = analysed.argument_size_in_bytes + self.temporary
         flops = self._task.flops(batch)
         log.info(
             "compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device",
             time.perf_counter() - begin,
             flops,
-            need,
+            need / 2**30,
         )
+        _check_room(need)
         # The first collective of a program gives up when processes come more than half a minute
         # apart.
         messages.barrier("compiled", self._config.watchdog.slow_seconds)

@@ -24,7 +24,7 @@ from phenomjax.step import Programs
 from phenomjax.system import files
 from phenomjax.system.log import log_to_file
 from phenomjax.system.versions import versions
-from phenomjax.training import banner, branch, course, lr_find, schedule
+from phenomjax.training import banner, branch, course, lr_find, memory_use, schedule
 from phenomjax.training.context import RunContext, make_context
 from phenomjax.training.divergence import Diverged, Readings, RollBacks
 from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
@@ -111,7 +111,8 @@ class Trainer:
                 files.write_json(run.workdir / "versions.json", versions())
                 run.size(self.abstract.params).write(run.workdir)
             self.checkpoints = checkpointer.Checkpointer(run.workdir, c)
-            with closing(self.checkpoints), run.watchdog:
+            made = self.abstract, self.shards, self.programs, self.checkpoints
+            with closing(self.checkpoints), run.watchdog, memory_use.explained(run, *made):
                 while True:
                     with self.phase("restoring", slow=True):
                         state, memory = self.restore()
@@ -225,6 +226,7 @@ class Trainer:
         """Says and writes the metrics of the steps since the last time."""
         values = means | {"train/lr": float(self.learning_rate(step - 1))}
         values |= lap.metrics(self.loader.unit, self.loader.units_per_row) | self.pace.metrics
+        values |= memory_use.metrics()
         if self.roll_backs.done:
             values["train/rollbacks"] = len(self.roll_backs.done)
         if self.loader.bad_items:

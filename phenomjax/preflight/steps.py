@@ -4,7 +4,6 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypedDict
 
 import flax.linen as nn
@@ -23,6 +22,7 @@ from phenomjax.preflight.results import Problem, Skip
 from phenomjax.preflight.stand import LIMITS, Bench, differences
 from phenomjax.state import TrainState
 from phenomjax.step import jit_step
+from phenomjax.system import memory
 from phenomjax.system.files import in_units
 from phenomjax.training.feed import to_devices
 
@@ -168,7 +168,7 @@ def run_alone(bench: Bench) -> Alone | None:
         int(np.prod(shape)) * np.dtype(dtype).itemsize
         for shape, dtype in bench.loader.specs[0].values()
     )
-    free = _host_memory()
+    free = memory.available()
     if 3 * batch > free:
         raise Skip(
             f"a whole batch of {in_units(batch)} does not fit into {in_units(free)} of one host:"
@@ -187,7 +187,7 @@ def run_alone(bench: Bench) -> Alone | None:
     try:
         _, metrics, seconds = steps(bench, mesh, fits)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not memory.ran_out(error):
             raise
         raise Skip(
             f"the whole batch does not fit into the memory of {len(devices)} device(s): {mend}"
@@ -218,18 +218,7 @@ def _mesh_of_one(bench: Bench) -> Mesh:
 def _device_memory(device: jax.Device) -> float:
     """Bytes that are free on a device."""
     stats = device.memory_stats()
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else _host_memory()
-
-
-def _host_memory() -> float:
-    """Bytes that are free on this host; endless where Linux does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(
-            int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
-        )
-    except (OSError, StopIteration):
-        return float("inf")
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory.available()
 
 
 def judge_alone(found: list[Alone | None], names: list[str]) -> str:

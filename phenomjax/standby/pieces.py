@@ -8,8 +8,9 @@ and the one that is being written, so a keeper takes twice the size of its piece
 import mmap
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from phenomjax.system.memory import available
 
 # of the memory that the host says is available, for all that is not ours
 SHARE = 0.9
@@ -85,19 +86,3 @@ class Pieces:
                 {"step": step, "name": name, "header": piece.header}
                 for (step, name), piece in self._held.items()
             ]
-
-
-def available() -> float:
-    """Bytes of memory that this host, or the control group of the job, has left."""
-    found = [float("inf")]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            found.append(1024 * int(line.split()[1]))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # no control group of its own
-    return min(found)

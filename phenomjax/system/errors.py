@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from phenomjax.system import memory
+
 EXIT_DONE = 0
 EXIT_FAILED = 1  # finished, but some input was rejected; or training diverged
 EXIT_CONFIG = 2  # configuration or input error: retrying changes nothing
@@ -70,6 +72,18 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nended at once. What is finished is kept.", file=sys.stderr)
         code = 128 + signal.SIGINT
+    except (RuntimeError, MemoryError) as error:
+        if not memory.ran_out(error):
+            raise
+        much = memory.wanted(error)
+        told = (
+            f"Memory ran out: {f'{much / 2**30:.3g} GiB' if much else 'more'} was wanted, and this"
+            f" host has {memory.available() / 2**30:.3g} GiB left (a GPU has its own). Do less at"
+            " once: of the flags that --help lists, a smaller batch, fewer workers, or fewer"
+            " threads; or end what else uses this memory."
+        )
+        print("\n" + textwrap.fill(f"error: {told}", 110), file=sys.stderr)
+        code = EXIT_FAILED
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED

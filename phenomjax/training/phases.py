@@ -28,10 +28,13 @@ class Phases:
     Args:
       goodput: counts the seconds of a phase.
       watchdog: knows how long it may take, and tells the other processes.
+
+    Attributes:
+      broken: the innermost phase in which an error was raised.
     """
 
     def __init__(self, goodput: Goodput, watchdog: Watchdog):
-        self._goodput, self._watchdog = goodput, watchdog
+        self._goodput, self._watchdog, self.broken = goodput, watchdog, ""
 
     @contextlib.contextmanager
     def __call__(self, name: str, *, slow: bool = False) -> Iterator[None]:
@@ -46,7 +49,11 @@ class Phases:
                 stack.enter_context(self._goodput.spent(COUNTS_AS[name]))
             stack.enter_context(self._watchdog.during(name, slow))
             stack.enter_context(TraceAnnotation(trace.PHASE + name))
-            yield
+            try:
+                yield
+            except BaseException:
+                self.broken = self.broken or name
+                raise
 
     def beat(self, step: int) -> None:
         """A step is done, the next one begins."""

@@ -76,6 +76,7 @@ def test_a_slow_process_is_named_once_with_what_is_slow_there(window, what, ther
     text = described(slow, "gpu 3")
     assert "process 1, gpu 3" in text and f"{what} is slow there" in text and there in text
 
+    assert judge.better() == []
     for step in range(60, 110, 5):
         judge.hear(reports(step, [0.2, 0.21, 0.2]))
     assert judge.better() == [1] and not judge.named
@@ -100,7 +101,7 @@ def test_looks_are_asked_for_when_there_is_reason_and_paid_for():
         took += look
         if judge.ask(step):
             asked.append(step)
-            judge.asked(step + 5 * judging.TOGETHER)
+            judge.asked_until = step + 5 * judging.TOGETHER
     assert asked[0] == 5 and min(i for i in asked if i > 500) <= 510
     spent = 0.05 * (took - judging.TOGETHER - judging.SAVED)
     assert spent <= judging.SHARE * 0.25 * 1000
@@ -114,7 +115,7 @@ def test_where_nothing_can_be_looked_at_windows_judge():
     }
     for step in range(5, 1000, 5):
         if judge.ask(step):
-            judge.asked(step + 40)
+            judge.asked_until = step + 20
         found += judge.hear(reports(step, [0, 0], windows, look=False))
     assert [(slow.process, slow.what) for slow in found] == [(1, "input")]
     assert not Judge(2, looking=False).hear(reports(5, [0.5, 0.0], windows))

@@ -19,9 +19,9 @@ from phenomjax.training.stragglers import rule
 STEPS = 5  # of a window
 LOOKED = 2  # steps that a look takes
 APART = 4  # steps from a look to the next
-TOGETHER = rule.MOST  # looks that are asked for at once
-SHARE = 0.003  # of the time may be spent on looks,
-SAVED = 2 * TOGETHER  # and the cost of so many can be saved up; a run begins with it
+TOGETHER = rule.LEAST  # looks that are asked for at once
+SHARE = 0.002  # of the time may be spent on looks,
+SAVED = 3 * TOGETHER  # and the cost of so many can be saved up; a run begins with it
 SLOWER = 1.12  # steps that take this much longer than they did are a reason to look
 Unit = tuple[int, str]  # a process, or one device of it
 History = dict[Unit, list[tuple[int, float]]]  # {who: [(step, excess)]}
@@ -66,6 +66,7 @@ class Straggler:
       device: of it, where one of several is slow; else "".
       unit: what was compared: a device, or "" for the process.
       since: the first step that says so.
+      named: the last one.
       excess: share of a step that it costs all others.
       what: is slow: "input", "host" or "compute".
       there, elsewhere: seconds of a step that this takes there, and the median of the others; 0
@@ -77,6 +78,7 @@ class Straggler:
     device: str
     unit: str
     since: int
+    named: int
     excess: float
     what: str
     there: float
@@ -101,6 +103,7 @@ class Judge:
 
     Attributes:
       named: {process: what is slow of it} at present.
+      asked_until: the step until which all were asked to look; whoever asks them sets it.
     """
 
     def __init__(self, processes: int, looking: bool):
@@ -110,7 +113,7 @@ class Judge:
         self._device: History = collections.defaultdict(list)
         self._window, self._look = 0, 0  # the last steps that were judged
         self._seconds: collections.deque[float] = collections.deque(maxlen=100)
-        self._asked_until, self._in_vain = 0, 0
+        self.asked_until, self._in_vain = 0, 0
         self._cost, self._saved = 0.0, 0.0
 
     def hear(self, reports: Mapping[int, Report]) -> list[Straggler]:
@@ -173,8 +176,8 @@ class Judge:
         gone = []
         for process, slow in list(self.named.items()):
             history = self._device if self._looking else self._host
-            last = [x for _, x in history[slow.process, slow.unit]][-rule.LEAST :]
-            if np.mean(last) < rule.LIMIT / 2:
+            last = [x for step, x in history[slow.process, slow.unit] if step > slow.named]
+            if len(last) >= rule.LEAST and np.mean(last) < rule.LIMIT / 2:
                 gone.append(process)
                 del self.named[process]
         return gone
@@ -199,6 +202,7 @@ class Judge:
             device=device if what == "compute" and several else "",
             unit=device,
             since=slow[0][0],
+            named=history[-1][0],
             excess=excess,
             what=what,
             there=here,
@@ -214,20 +218,17 @@ class Judge:
         Args:
           step: that is done.
         """
-        if not self._looking or not self._seconds or step <= self._asked_until:
+        # so early that there is no gap
+        if not self._looking or not self._seconds or step <= self.asked_until - 2 * APART:
             return False
-        if self._asked_until and self._look < self._asked_until - TOGETHER * APART:
+        if self.asked_until and self._look < self.asked_until - 2 * TOGETHER * APART:
             self._in_vain += 1
         if self._in_vain == 3:
             self._looking = False  # a process cannot look
             return False
-        first = not self._asked_until
+        first = not self.asked_until
         needed = TOGETHER if self._suspicious() else SAVED
         return first or self._saved >= needed * self._cost
-
-    def asked(self, last: int) -> None:
-        """All were asked to look until a step."""
-        self._asked_until = last
 
     def _suspicious(self) -> bool:
         slower = self._seconds[-1] > SLOWER * min(self._seconds)

@@ -113,7 +113,7 @@ class _Talk:
         self._pace, self._key = pace, f"phenomjax/pace/{number}"
         self._many, self._main = jax.process_count() > 1, messages.is_main()
         # not more often, so that the store can serve all processes
-        self._pause = max(0.1, jax.process_count() / 250)
+        self._pause = max(0.2, jax.process_count() / 250)
         devices = jax.local_devices()
         ids = ", ".join(str(device.local_hardware_id) for device in devices)
         told = f"{devices[0].platform} {ids} ({devices[0].device_kind})"
@@ -203,9 +203,10 @@ class _Talk:
             return
         step, window = list(self._mine["windows"].items())[-1]
         first = step + 2 + int((2 * self._pause + 0.1) / window["step"])
+        first = max(first, self._judge.asked_until)
         last = first + judging.TOGETHER * judging.APART
         if self._judge.ask(step) and not any(i in self._taken for i in range(first, last)):
-            self._judge.asked(last)
+            self._judge.asked_until = last
             if self._many:
                 messages.store().key_value_set(
                     f"{self._key}/look", str(first), allow_overwrite=True
@@ -222,8 +223,10 @@ class _Talk:
 
     def _mark(self, first: int) -> None:
         looks = range(first, first + judging.TOGETHER * judging.APART, judging.APART)
-        self._asked = tuple(looks)
-        self._pace.marks = frozenset(step + i for step in looks for i in (0, 1, 1 + judging.LOOKED))
+        self._asked = (*self._asked[-judging.TOGETHER :], *looks)  # some may be under way
+        self._pace.marks = frozenset(
+            step + i for step in self._asked for i in (0, 1, 1 + judging.LOOKED)
+        )
 
 
 def _read(text: str) -> Report:
