@@ -19,8 +19,8 @@ from phenomjax.data.images.bank import write_bank
 from phenomjax.models.batch_norm import Statistics
 from phenomjax.step import jit_step
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.mae import MaskedAutoencoder
 from phenomjax.tasks.perturbation import Perturbation
+from tests.lab.beginning import begin, write
 from tests.training.test_train import equal, lines, use_devices
 
 ROWS, CROP = 16, 16
@@ -310,16 +310,14 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
     mae.model.update(decoder_dim=16, decoder_depth=1, decoder_num_heads=2)
     mae.data.simulate.plates, mae.data.crop_size = 1, CROP
     mae = config.finalize(mae)
-    params = jax.jit(MaskedAutoencoder(mae).init)(jax.random.key(9), make_batch())
-    loading.write(tmp_path / "mae", mae, jax.device_get(nn.unbox(params)))
-    c = run_config(bank, model__backbone="vit", init_from=str(tmp_path / "mae"), **changes)
-    assert train.run(c, tmp_path / "vit", ()) == 0
-    c = run_config(bank, init_from=str(tmp_path / "mae"), **changes)
-    with pytest.raises(UserError, match="do not fit this configuration"):  # nothing of it does
-        train.run(c, tmp_path / "densenet", ())
+    params = write(tmp_path / "mae", mae)
+    of = lambda **how: tasks.resolve(config.finalize(run_config(bank, **how)), tmp_path)  # noqa: E731
+    vit = of(model__backbone="vit", **changes).unlock()
+    equal(begin(tmp_path / "mae", vit)[0]["encoder"], params["encoder"])
     for line in ("fresh      neck", "fresh      head", "left       decoder"):
         assert line in caplog.text
-    equal(loading.load(tmp_path / "vit")[1]["encoder"], nn.unbox(params)["encoder"])
+    with pytest.raises(UserError, match="do not fit this configuration"):  # nothing of it does
+        begin(tmp_path / "mae", of(**changes).unlock())
 
 
 # Mistakes
