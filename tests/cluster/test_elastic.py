@@ -217,8 +217,9 @@ def test_three_processes_one_two(toy, count, tmp_path):
 
 def test_one_process_of_eight_devices_goes_on_as_two_of_four(toy, tmp_path):
     work = tmp_path / "run"
-    run(work, TOY, 1, devices=8, code=75, stop_at_step=20, mesh__preset="fsdp")
-    run(work, TOY, 2, devices=4, mesh__preset="fsdp_tp", mesh__model=2)
+    run(work, TOY, 1, devices=8, code=75, stop_at_step=20, mesh__preset="fsdp_tp", mesh__model=2)
+    run(work, TOY, 2, devices=4, mesh__preset="hsdp", mesh__replica=2)  # a group each
+    assert "mesh replica 2 x data 4, preset hsdp" in output(work)
     assert_same_run(work, toy)
 
 

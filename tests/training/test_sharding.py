@@ -93,6 +93,25 @@ def test_a_group_of_hsdp_is_a_node_unless_it_is_said(monkeypatch, sizes, expecte
     assert [device.id for device in devices] == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
+@pytest.mark.parametrize(
+    "mesh,processes,blocks",
+    [
+        ((1, 8, 1), 2, [(0, 2), (1, 2)]),
+        ((2, 4, 1), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ((1, 4, 2), 2, [(0, 2), (1, 2)]),
+        ((1, 2, 4), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # two share the model axis, and rows
+        ((1, 1, 8), 2, [(0, 1), (0, 1)]),
+    ],
+)
+def test_the_block_of_rows_of_each_process(monkeypatch, mesh, processes, blocks):
+    devices = [mock.Mock(process_index=i * processes // 8) for i in range(8)]
+    found = mock.Mock(shape=dict(zip(sharding.AXES, mesh, strict=True)), devices=mock.Mock())
+    found.devices.flat = devices
+    for index, block in enumerate(blocks):
+        monkeypatch.setattr(sharding.jax, "process_index", lambda index=index: index)
+        assert sharding.row_block(found) == block
+
+
 def test_nodes_of_several_sizes_are_told(monkeypatch):
     found = [mock.Mock(slice_index=int(i > 2)) for i in range(8)]
     monkeypatch.setattr(sharding.jax, "devices", lambda: found)
