@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from bench.hlo import Program
 from phenomjax import optim, sharding, state, tasks
-from phenomjax.step import OVERLAP, jit_step
+from phenomjax.step import OVERLAP, ROUNDED, jit_step
 
 # NVIDIA's data sheet and CUDA's device properties of an H100 SXM, as XLA's target description wants
 # them.
@@ -42,7 +42,7 @@ gpu_device_info {
 runtime_version { major: 13 } dnn_version_info { major: 9 minor: 12 }
 platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
 """
-GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} | OVERLAP
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} | ROUNDED | OVERLAP
 
 
 def has_cuda() -> bool:

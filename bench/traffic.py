@@ -157,6 +157,7 @@ def compiled(case: dict) -> str:
     jax.config.update("jax_platforms", "cpu")  # the default; the H100 is described, not there
     from bench import programs
     from configs import mae, prot_txl
+    from phenomjax.step import ROUNDED
 
     family, size = case["model"].split()
     c = (mae if family == "mae" else prot_txl).get_config(size)
@@ -166,8 +167,7 @@ def compiled(case: dict) -> str:
         c.model.channels = tuple("abcdef")
     c.mesh.preset, c.global_batch_size = "dp", case["rows"]
     lowered, _ = programs.lower(c, programs.devices("gpu", 1))
-    options = {"xla_gpu_enable_triton_gemm": False}
-    return lowered.compile(options).as_text()
+    return lowered.compile({"xla_gpu_enable_triton_gemm": False} | ROUNDED).as_text()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ from phenomjax.tasks import Task
 
 log = logging.getLogger("phenomjax")
 StepMetrics = Mapping[str, Float[Array, ""]]
-# What XLA is told for the step on several GPUs, so that collectives run while layers compute: those
+# What XLA is told for the step on GPUs: numbers are rounded where the program rounds them. Else it
+# keeps float32 copies of bfloat16 arrays for what follows, 3 % more bytes (`bench.traffic`).
+ROUNDED = {"xla_allow_excess_precision": False}
+# What it is told on several of them, so that collectives run while layers compute: those
 # of a layer beside the next turn of the scan over layers, as soon as they can, several at a time.
 # Chosen by `python -m bench.collectives`; costs memory of about one layer's parameters.
 OVERLAP = {
@@ -163,10 +166,11 @@ def jit_step(
 
 
 def compile_step(lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
-    """Compiles a step, on several GPUs with `OVERLAP`, but for what XLA_FLAGS says."""
+    """Compiles a step, on GPUs with `ROUNDED` and `OVERLAP`, but for what XLA_FLAGS says."""
     said, options = os.environ.get("XLA_FLAGS", ""), dict[str, bool | int]()
-    if jax.default_backend() == "gpu" and mesh.size > 1:
-        options = {name: value for name, value in OVERLAP.items() if name not in said}
+    if jax.default_backend() == "gpu":
+        wanted = ROUNDED | (OVERLAP if mesh.size > 1 else {})
+        options = {name: value for name, value in wanted.items() if name not in said}
     try:
         return lowered.compile(options or None)
     except jax.errors.JaxRuntimeError as error:
