@@ -17,6 +17,7 @@ one has the folder, notices before it writes, and leaves.
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import secrets
@@ -178,7 +179,7 @@ def owned(workdir: Path) -> Iterator[None]:
 def _take(workdir: Path) -> Hold:
     """Makes this process the owner, however many try it at once."""
     path, mine = workdir / FILE, this_process(workdir)
-    while True:
+    for _ in range(1000):
         chain = owners.chain_of(path)
         if not chain:
             if files.create_text(path, mine.text()):
@@ -204,6 +205,8 @@ def _take(workdir: Path) -> Hold:
                 log.info("%s was of %s, which is gone: taken over", workdir, before)
             break
         claim.unlink(missing_ok=True)
+    else:  # such as a link to nowhere
+        raise FileExistsError(errno.EEXIST, f"{path} is there and cannot be read")
     hold = Hold(path, mine)
     hold.begin()
     return hold

@@ -121,7 +121,7 @@ def chain_of(path: Path) -> list[tuple[Path, Owner]]:
     """The owner, and those that follow it and have not yet replaced the file; the last has it."""
     found = list[tuple[Path, Owner]]()
     file = path
-    while owner := read(file):
+    while len(found) < 100 and (owner := read(file)):  # no end only where files lie
         found.append((file, owner))
         file = path.with_name(f".{FILE}.{owner.token}")
     return found

@@ -251,6 +251,16 @@ with ownership.owned(folder):
     assert content(tmp_path) == before
 
 
+def test_an_owner_that_is_no_file_is_told(tmp_path):
+    (tmp_path / FILE).symlink_to("nowhere")
+    with pytest.raises(UserError, match="is there and cannot be read"), owned(tmp_path):
+        pass
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(UserError, match=r"cannot be written .Is a directory"), owned(tmp_path):
+        pass
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 @pytest.mark.parametrize("options", ["ro", "size=4k"])
 def test_a_disk_that_takes_no_owner_is_told(tmp_path, options):

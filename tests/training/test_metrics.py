@@ -208,7 +208,9 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     monkeypatch.setattr(
         writer._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(writer._error("gone"))
     )
+    writer._next = 0.0  # a minute passed
     writer.scalars(9, {"train/loss": 1.0})
+    assert len(writer._waiting) == 1 and writer._next > 1e9  # it is asked at a checkpoint again
     writer.flush()
     assert len(writer._waiting) == 1
     (workdir / "mlflow_run").write_text("0" * 32)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from phenomjax.system.errors import UserError
 from phenomjax.training.writers.workdir import run_name
 
 log = logging.getLogger("phenomjax")
+SEND_SECONDS = 60.0
 
 
 class MLflow:
@@ -24,8 +26,8 @@ class MLflow:
     continued goes on in it.
 
     Its store is MLFLOW_TRACKING_URI, or an SQLite file beside the workdir, which all runs of that
-    folder share. Metrics are sent when the loop flushes, that is before a checkpoint; a store that
-    does not answer costs no training: they are kept and sent later.
+    folder share. Metrics are sent once a minute and before a checkpoint; a store that does not
+    answer costs no training: they are kept and sent before the next checkpoint.
 
     Raises:
       UserError: the store cannot be opened, or no longer has the run.
@@ -46,6 +48,7 @@ class MLflow:
         uri = uri or f"sqlite:///{workdir.parent / 'mlflow.db'}"
         self._num_steps, self._step = config.num_steps, 0
         self._waiting: list[Metric] = []
+        self._next = time.monotonic() + SEND_SECONDS
         marker = workdir / "mlflow_run"
         params = {key: str(value) for key, value in flatten(config).items()}
         try:
@@ -93,6 +96,8 @@ class MLflow:
             for name, value in values.items()
             if step > self._there.get(name, -1)
         ]
+        if time.monotonic() > self._next:
+            self.flush()
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         try:
@@ -106,10 +111,12 @@ class MLflow:
             )
 
     def flush(self) -> None:
+        self._next = math.inf
         try:
             while self._waiting:
                 self._client.log_batch(self._id, metrics=self._waiting[:1000])
                 del self._waiting[:1000]
+            self._next = time.monotonic() + SEND_SECONDS
         except self._error as error:
             log.warning(
                 "MLflow did not take %d values (%s); they are sent later",
