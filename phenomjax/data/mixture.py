@@ -114,8 +114,9 @@ def resolved(weights: Shares, sizes: Mapping[str, int]) -> Shares:
         if shares and (len(shares) != len(sizes) or min(shares) < 0 or not sum(shares)):
             key = "data.weights_later" if position else "data.weights"
             where = f", from step {position} on," if position else ""
+            banks = "1 bank" if len(sizes) == 1 else f"{len(sizes)} banks"
             raise UserError(
-                f"{key}={tuple(shares)}{where} does not fit the {len(sizes)} banks: give one number"
+                f"{key}={tuple(shares)}{where} does not fit the {banks}: give one number"
                 " for each, 0 or more and not all 0, or () for as much of each as there is."
             )
     full = [(position, tuple(shares or sizes.values())) for position, shares in weights]

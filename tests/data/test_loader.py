@@ -294,7 +294,7 @@ def test_one_plate_holds_out_nothing_and_says_so(tmp_path, caplog):
         ({"channels": ("a", "b", "C2")}, "channel 'c', which the model does not know"),
         ({"process_count": 3}, "global_batch_size=8 is not divisible by process_count=3"),
         ({"crops_per_image": 3}, "global_batch_size=8 is not divisible by data.crops_per_image=3"),
-        ({"weights": [(0, (1, 2))]}, "does not fit the 1 banks"),
+        ({"weights": [(0, (1, 2))]}, "does not fit the 1 bank:"),
         ({"weights": [(0, (0,))]}, "0 or more and not all 0"),
         ({"on_bad_image": "ignore"}, "There are: error, skip"),
     ],
