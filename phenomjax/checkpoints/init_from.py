@@ -101,27 +101,33 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
       config: resolved otherwise.
       workdir: of the run; where it has begun it goes on as it is.
     """
-    m = config.model
-    if (
-        not config.init_from
-        or "position_grid" not in m
-        or m.position_grid
-        or "densenet" in _backbone(m)
-    ):
+    if not config.init_from or not has_grid(config) or config.model.position_grid:
         return config
     begun = (workdir / "config.json").exists()
     folder = workdir if begun else loading.find(config.init_from).parent.parent
     theirs = config_stored.load(folder / "config.json")
-    if "position_grid" not in theirs.model or "densenet" in _backbone(theirs.model):
+    if not has_grid(theirs):
         return config
     with config.copy_and_resolve_references().unlocked() as c:
-        known = theirs.model.position_grid
-        if not begun:
-            known = known or theirs.data.crop_size / theirs.model.patch_size
-            known = min(known, known * c.data.crop_size / theirs.data.crop_size)
-        own = c.data.crop_size / c.model.patch_size
-        c.model.position_grid = 0.0 if known == own else float(known)
+        c.model.position_grid = theirs.model.position_grid if begun else position_grid(c, theirs)
     return c.lock()
+
+
+def position_grid(config: ConfigDict, theirs: ConfigDict) -> float:
+    """`model.position_grid` of a run that begins with what another one learnt, of models that have
+    it: its own where it is set, or that of `resolve`.
+    """
+    if config.model.position_grid:
+        return config.model.position_grid
+    known = theirs.model.position_grid or theirs.data.crop_size / theirs.model.patch_size
+    known = min(known, known * config.data.crop_size / theirs.data.crop_size)
+    own = config.data.crop_size / config.model.patch_size
+    return 0.0 if known == own else float(known)
+
+
+def has_grid(config: ConfigDict) -> bool:
+    """Whether the places of a model's tokens can be scaled into a grid."""
+    return "position_grid" in config.model and "densenet" not in _backbone(config.model)
 
 
 def _backbone(model: ConfigDict) -> str:

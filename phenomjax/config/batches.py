@@ -21,8 +21,11 @@ def add_keys(c: Section) -> None:
 
 
 def own(c: ConfigDict) -> list[tuple[int, int]]:
-    """(step, rows) of a run from its first step on, whatever was before."""
-    return [(0, c.global_batch_size), *((step, rows) for step, rows in c.batch_ramp)]
+    """(step, rows) of a run from its first step on, whatever was before; a search for a learning
+    rate has the first alone.
+    """
+    ramp = [(step, rows) for step, rows in c.batch_ramp] if not c.lr_find else []
+    return [(0, c.global_batch_size), *ramp]
 
 
 def stages(c: ConfigDict) -> list[tuple[int, int]]:

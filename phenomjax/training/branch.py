@@ -25,6 +25,7 @@ from phenomjax import state as state_lib
 from phenomjax.checkpoints import recovery
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.checkpointer import Checkpointer
+from phenomjax.checkpoints.init_from import has_grid, position_grid
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
 from phenomjax.config import batches, mixtures, schedules, stored
@@ -45,7 +46,16 @@ FREE_OF_MODEL = (
     *("fourier_weight", "fourier_mode", "label_smoothing", "arcface_scale", "arcface_margin"),
     *("cutmix", "norm_momentum", "norm_rows", "control_share", "control_weight", "init_std"),
     *("mem_len", "eval_mem_len", "same_length", "clamp_len", "num_predict", "perm_size"),
-    *("mask_alpha", "mask_beta", "reuse_len", "bi_data", "remat", "attention", "attention_type"),
+    *(
+        "position_grid",
+        "mask_alpha",
+        "mask_beta",
+        "reuse_len",
+        "bi_data",
+        "remat",
+        "attention",
+        "attention_type",
+    ),
 )
 # of the data, what leaves the order as it is; banks and selections are known by their checksums
 FREE_OF_ORDER = ("data.crop_size", "data.flip", "data.rotate", "data.simulate.", "data.weights")
@@ -68,11 +78,12 @@ def begin(config: ConfigDict, workdir: Path) -> ConfigDict:
     with config.copy_and_resolve_references().unlocked() as c:
         c.batches_before = ()
         if c.continue_from:
-            found = _found(c, workdir) if messages.is_main() else ("", (), False)
-            text, before, fresh = messages.gather("continue_from", found)[0]
+            found = _found(c, workdir) if messages.is_main() else ("", (), {}, False)
+            text, before, filled, fresh = messages.gather("continue_from", found)[0]
             if fresh and (wrong := recovery.damage(_folder(text))):
                 raise UserError(_damaged(text, wrong))
             c.continue_from, c.batches_before = text, tuple(map(tuple, before))
+            c.model.update(filled)
     return c.lock()
 
 
@@ -119,8 +130,12 @@ def memory_position(step: int, memory: Mapping[str, Any]) -> int:
     return step + sum(each["skip"] for each in memory["rollbacks"])
 
 
-def _found(c: ConfigDict, workdir: Path) -> tuple[str, Sequence[Sequence[int]], bool]:
-    """In process 0: (RUN@STEP, `batches_before`, whether the run begins now)."""
+def _found(
+    c: ConfigDict, workdir: Path
+) -> tuple[str, Sequence[Sequence[int]], dict[str, float], bool]:
+    """In process 0: (RUN@STEP, `batches_before`, keys of `model` that are filled in, whether the
+    run begins now).
+    """
     run, step = _named(c.continue_from)
     if run == Path(os.path.realpath(workdir)):
         raise UserError(
@@ -133,9 +148,14 @@ def _found(c: ConfigDict, workdir: Path) -> tuple[str, Sequence[Sequence[int]], 
         if before.continue_from:
             there = origin(before)
             if run == there[0] and step in (None, there[1]):
-                return before.continue_from, before.batches_before, False
-        return f"{run}@{step}" if step is not None else str(run), (), False
+                open_grid = has_grid(c) and not c.model.position_grid
+                grid = {"position_grid": before.model.position_grid} if open_grid else {}
+                return before.continue_from, before.batches_before, grid, False
+        return f"{run}@{step}" if step is not None else str(run), (), {}, False
     theirs, step = _checkpoint(run, step, c.continue_from)
+    filled = {}
+    if has_grid(c) and has_grid(theirs):
+        filled["position_grid"] = c.model.position_grid = position_grid(c, theirs)
     _check(c, theirs, run, step)
     memory = recovery.memory(run / CHECKPOINTS / str(step))
     position = memory_position(step, memory)
@@ -143,7 +163,7 @@ def _found(c: ConfigDict, workdir: Path) -> tuple[str, Sequence[Sequence[int]], 
     why = _other_order(c, theirs, memory, position)
     earlier = [] if why else [each for each in batches.stages(theirs) if each[0] < position]
     _tell(c, theirs, workdir, (run, step, position), why)
-    return f"{run}@{step}", [*earlier, (position, now)], True
+    return f"{run}@{step}", [*earlier, (position, now)], filled, True
 
 
 def _named(text: str) -> tuple[Path, int | None]:

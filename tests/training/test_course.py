@@ -166,6 +166,7 @@ def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, 
         "optimizer__ema_decay": 0.0,
         "global_batch_size": 32,
         "log__sample_ids": True,
+        "data__crop_size": 512,
         "num_steps": 16,
         "continue_from": f"{parent}@8",
     }
@@ -182,7 +183,10 @@ def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, 
     assert read[0]["ids"] == list(range(8000, 8032))
     record = json.loads((tmp_path / "continued_from.json").read_text())
     assert record["differences"]["optimizer.learning_rate"] == [0.01, 0.002]
-    assert record["learning_rate"] == pytest.approx([0.01, 0.002])
+    assert record["learning_rate"] == [0.01, 0.002]
+    # larger crops: their tokens lie between the places that were learnt
+    made = json.loads((tmp_path / "config.json").read_text())
+    assert made["model"]["position_grid"] == 256 / made["model"]["patch_size"]
 
 
 @pytest.mark.parametrize(
