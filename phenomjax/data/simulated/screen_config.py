@@ -127,6 +127,11 @@ class SimulationConfig:
             raise UserError(
                 f"Simulated screen: field_px must be at least 32 pixels, not {self.field_px}."
             )
+        if self.cell_radius > self.field_px:
+            raise UserError(
+                f"Simulated screen: cells of cell_radius {self.cell_radius} pixels are larger than"
+                f" a field of field_px {self.field_px}."
+            )
         if self.wells_per_plate > 1536:
             raise UserError(
                 f"Simulated screen: a plate has at most 1536 wells, not {self.wells_per_plate}."
