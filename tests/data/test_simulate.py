@@ -390,6 +390,7 @@ def test_failing_process_is_reported(tmp_path, monkeypatch):
         ({"bit_depth": 12}, "bit_depth must be 8 or 16, not 12"),
         ({"field_px": 16}, "field_px must be at least 32"),
         ({"field_px": 64, "cell_radius": 65.0}, "are larger than a field of field_px 64."),
+        ({"effect_size": 0.0}, "Set num_compounds to 0, or effect_size above 0."),
         ({"wells_per_plate": 2000}, "at most 1536 wells"),
         ({"num_arms": 99}, "there are 41 chromosome arms"),
         ({"complex_similarity": 1.5}, "a share from 0 to 1"),

@@ -132,6 +132,12 @@ class SimulationConfig:
                 f"Simulated screen: cells of cell_radius {self.cell_radius} pixels are larger than"
                 f" a field of field_px {self.field_px}."
             )
+        if self.num_compounds and not self.effect_size:
+            raise UserError(
+                f"Simulated screen: num_compounds is {self.num_compounds}, each of which mimics a"
+                " knock-out, and with effect_size 0 none has a phenotype. Set num_compounds to 0,"
+                " or effect_size above 0."
+            )
         if self.wells_per_plate > 1536:
             raise UserError(
                 f"Simulated screen: a plate has at most 1536 wells, not {self.wells_per_plate}."
