@@ -36,6 +36,8 @@ def find_place(
       UserError: the numbers contradict each other, or a SLURM job of several tasks runs this
         outside of srun.
     """
+    if num_processes < 0:
+        raise UserError(f"--num_processes={num_processes} must be 0 (what SLURM says) or more.")
     if num_processes > 1 and not coordinator:
         raise UserError(
             f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, in all of"

@@ -3,6 +3,7 @@
 """
 
 import ast
+import difflib
 import re
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -21,6 +22,17 @@ from phenomjax.system.user_files import UserFile, expanded, split
 
 # --config.KEY=VALUE, and --noconfig.KEY of a switch
 OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(=?)(.*)", re.DOTALL)
+# what programs of others call a key
+SYNONYMS = {
+    "batch_size": "global_batch_size",
+    "lr": "optimizer.learning_rate",
+    "steps": "num_steps",
+    "max_steps": "num_steps",
+    "wd": "optimizer.weight_decay",
+    "grad_clip": "optimizer.clip_norm",
+    "gradient_accumulation_steps": "optimizer.accumulate_steps",
+    "precision": "model.dtype",
+}
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -115,13 +127,19 @@ def _check_key(key: str, known: Mapping[str, Any]) -> None:
             f"config.{key} is a section: give one of its keys, {first_of(inside, 40)}, as"
             f" --config.{inside[0]}=VALUE."
         )
-    leaf = key.rpartition(".")[2]
-    alike = [name for name in known if name.rpartition(".")[2] == leaf]
-    close = f" Did you mean '{alike[0]}'?" if alike else did_you_mean(key, known)
+    alike = _alike(key, known)
+    close = f" Did you mean '{alike}'?" if alike else did_you_mean(key, known)
     raise UserError(
         f"There is no key '{key}'.{close} Keys and defaults stand in phenomjax/config; experiments"
         " stand in configs/ (see --help)."
     )
+
+
+def _alike(name: str, known: Iterable[str]) -> str:
+    """The key that somebody means by its last word, or by what others call it; or ""."""
+    leaf = name.rpartition(".")[2]
+    same = [key for key in known if key.rpartition(".")[2] == leaf]
+    return SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, same, 1, 0.0)), "")
 
 
 def _set(config: ConfigDict, key: str, texts: Sequence[str]) -> None:
@@ -194,7 +212,8 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(error.flagname, others)) from None
     except flags.Error as error:
-        raise UserError(f"{' '.join(str(error).split())} See --help.") from None
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{text}. See --help.") from None
     if left:
         raise UserError(
             f"'{left[0]}' stands alone: give --config FILE, --workdir DIR, and values as"
@@ -223,14 +242,11 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _unknown(name: str, words: Sequence[str]) -> str:
     """What to say of a flag that there is not."""
     keys = flatten(base())
-    alike = [key for key in keys if key.rpartition(".")[2] == name or key == name]
-    if alike:
-        value = next(
-            (w.partition("=")[2] for w in words if w.lstrip("-").startswith(name + "=")), ""
-        )
+    if alike := _alike(name, keys):
+        given = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
         return (
             f"There is no flag --{name}. Keys of the configuration are given as"
-            f" --config.{alike[0]}={value or 'VALUE'}."
+            f" --config.{alike}={given.get(name, 'VALUE')}."
         )
     near = did_you_mean(name, ["config", "workdir", *FLAGS, *(f"config.{key}" for key in keys)])
     return f"There is no flag --{name}.{near} See --help."

@@ -82,6 +82,8 @@ def load(path: Path) -> ConfigDict:
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__} where an object should be")
         stored = flatten(content)
+        if "num_steps" not in stored:
+            raise UserError(f"{path} is no configuration of a run: it has no num_steps.")
     except FileNotFoundError:
         raise UserError(
             f"There is no {path}: {path.parent} is not the folder of a run, or lost its"

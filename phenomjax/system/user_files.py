@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError, did_you_mean, first_of
 
 
 def split(spec: str) -> tuple[str, str | None]:
@@ -57,21 +57,23 @@ class UserFile:
         self.spec, self.what, self._explain = spec, what, explain
         name, self.arg = split(spec)
         self.path = Path(expanded(name))
-        if not self.path.is_file():
+        if not self.path.exists() or self.path.is_dir():
             raise UserError(self._missing())
         self._module = self._run(self._load)
 
     def _missing(self) -> str:
         """What to say where there is no such file."""
+        if "://" in self.spec:
+            return f"{self.spec} is an address: copy the {self.what}, and give its file."
         if self.path.is_dir():
             near = sorted(str(path) for path in self.path.glob("*.py"))
             ours = self.path / "config.json"
-            there = f"Give one of {', '.join(near)}." if near else "Give a file."
+            there = f"Give one of {first_of(near)}." if near else "Give a file."
             if ours.is_file():
                 there = f"The configuration of that run is {ours}."
             return f"{self.path} is a folder, and a file is wanted for the {self.what}. {there}"
         near = sorted(str(path) for path in self.path.parent.glob("*.py"))
-        there = f"There are {', '.join(near)}." if near else f"Looked in {Path.cwd()}."
+        there = f"There are {first_of(near)}." if near else f"Looked in {Path.cwd()}."
         close = did_you_mean(str(self.path), near)
         return f"The {self.what} {self.path} does not exist.{close} {there} Give FILE or FILE:ARG."
 
@@ -103,8 +105,9 @@ class UserFile:
             if isinstance(error, SyntaxError) and error.filename == str(self.path):
                 lines.append(error.lineno)
             where = f"{self.path}, line {lines[-1]}" if lines else str(self.path)
-            # str() of a KeyError is quoted
-            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            text = error.msg if isinstance(error, SyntaxError) else error
+            if isinstance(error, KeyError) and error.args:  # its text is quoted
+                text = error.args[0]
             told = self._explain(error) or (
                 f"the {self.what} {self.spec} cannot be read: {type(error).__name__}:"
                 f" {' '.join(str(text).split()).rstrip('.')}. Correct the file."

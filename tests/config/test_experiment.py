@@ -50,6 +50,9 @@ def test_values_come_on_top_in_all_spellings(file):
     {
         "--config.num_step=10": "There is no key 'num_step'. Did you mean 'num_steps'?",
         "--config.learning_rate=1": "Did you mean 'optimizer.learning_rate'?",
+        "--config.lr=1": "Did you mean 'optimizer.learning_rate'?",
+        "--config.batch_size=8": "Did you mean 'global_batch_size'?",
+        "--config.evl.batch_size=8": "Did you mean 'eval.batch_size'?",
         "--config.optimiser.name=lion": "Did you mean 'optimizer.name'?",
         "--config.mesh=dp": "config.mesh is a section: give one of its keys, mesh.",
         "--config.num_steps": "--config.num_steps has no value",
@@ -81,6 +84,8 @@ def test_mistakes_in_values(word, text, file):
         (EXPERIMENT, "{}x", "does not exist. Did you mean '{}'?"),
         (EXPERIMENT, "{}/..", "is a folder"),
         ("\0", "{}", "cannot be read"),
+        ("x = 1", "{}", "has no function get_config()"),
+        ("def get_config(): return 1 / 0", "{}", "line 1: the experiment {} cannot be read: Zero"),
     ],
 )
 def test_mistakes_in_files(source, spec, text, file):
@@ -102,6 +107,11 @@ def test_the_configuration_of_a_run_is_one(file, tmp_path):
     }.items():
         with pytest.raises(UserError, match=text):
             read_config(spec)
+    (tmp_path / "other.json").write_text('{"results": 3}')
+    with pytest.raises(UserError, match=r"other.json is no configuration of a run"):
+        read_config(f"{tmp_path}/other.json")
+    with pytest.raises(UserError, match="is an address: copy the experiment"):
+        read_config("https://somewhere/mine.py")
     (tmp_path / "config.json").write_text("print('run')")
     with pytest.raises(UserError, match="is not valid JSON"):
         read_config(str(tmp_path / "config.json"))
