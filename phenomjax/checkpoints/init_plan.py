@@ -287,18 +287,20 @@ def _refusal(
             " encoder), or leave init_from out."
         )
     keys = [*meanings, *others(configs, tuple(SHAPES))]
-    said = [f"{len(problems)} arrays differ: {_listed(problems)}"] * bool(problems)
-    said += [
-        f"config.model.{key} is {plain(theirs.model[key])} there and {plain(mine.model[key])}"
-        f" here ({SHAPES.get(key, 'the same parameters would compute something else')})"
+    what = f"init_from: the parameters of {folder} do not fit this configuration"
+    if not keys:
+        return (
+            f"{what}, {len(problems)} arrays differ: {_listed(problems)}. Use the model.* of the"
+            " run that wrote it (its config.json)."
+        )
+    said = [
+        f"config.model.{key} is {plain(theirs.model[key])} there and {plain(mine.model[key])} here:"
+        f" {SHAPES.get(key, 'the same parameters would compute something else')}"
         for key in keys
     ]
     mend = " ".join(f"--config.model.{key}={_word(theirs.model[key])}" for key in keys)
-    mend = f"Set {mend}." if keys else "Use the model.* of the run that wrote it (its config.json)."
-    return (
-        f"init_from: the parameters of {folder} do not fit this configuration, {'. '.join(said)}."
-        f" {mend}"
-    )
+    arrays = f" ({len(problems)} arrays differ, such as {problems[0]}.)" if problems else ""
+    return f"{what}. {'. '.join(said)}. Set {mend}, or leave init_from out.{arrays}"
 
 
 def _listed(problems: Sequence[str]) -> str:
