@@ -13,7 +13,7 @@ import jaxlib
 from jax.experimental import serialize_executable
 
 from phenomjax.cluster import messages
-from phenomjax.standby.client import Keepers, open_keepers
+from phenomjax.standby.client import open_keepers
 
 log = logging.getLogger("phenomjax")
 
@@ -33,7 +33,7 @@ def compiled(
     # written down again.
     if keepers is None or jax.config.jax_compilation_cache_dir:
         return compile()
-    name, found = _name(lowered), None
+    name, data, found = _name(lowered), None, None
     try:
         if data := keepers.fetch(name):
             trees = lowered.in_tree, lowered.out_tree
@@ -42,11 +42,14 @@ def compiled(
         log.warning("the program that a keeper holds is not used: %s", error)
     if all(messages.gather("program found", found is not None)) and found is not None:
         log.info("the program is one of an earlier start, from a keeper's memory")
-        return found
-    made = compile()
+        made = found
+    else:
+        made, data = compile(), None
     try:
-        if messages.is_main():
-            _hold(keepers, name, made)
+        if messages.is_main():  # also a found one: the keepers that had it may be others
+            data = data or serialize_executable.serialize(made)[0]
+            for address in keepers.all[:2]:
+                keepers.store(address, name, memoryview(data))
     except Exception as error:  # such as a program that cannot be written down
         log.warning("no keeper holds the program for the next start: %s", error)
     return made
@@ -64,10 +67,3 @@ def _name(lowered: jax.stages.Lowered) -> str:
         sorted((name, str(value)) for name, value in jax.config.values.items()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _hold(keepers: Keepers, name: str, made: jax.stages.Compiled) -> None:
-    """Has the keepers of two nodes hold a program."""
-    data, _, _ = serialize_executable.serialize(made)
-    for address in keepers.all[:2]:
-        keepers.store(address, name, memoryview(data))
