@@ -100,7 +100,7 @@ def lose_nodes(lab, folder, kills):
                 checkpoint__memory_every_steps=10,
             ),
             log=log,
-            options=("--nodes=4", "--no-kill"),
+            options=("--nodes=4", "--no-kill", "--gpus-per-node=2"),
             PHENOMJAX_TASKS_PER_NODE=1,
             PHENOMJAX_SPARES=1,
             JAX_NUM_CPU_DEVICES=2,

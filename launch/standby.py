@@ -3,7 +3,7 @@ nodes hold copies of the state in memory (`checkpoint.memory_every_steps`) and h
 imported; a spare node takes the share of a lost one. Runs with the host's own python3 (3.8 or
 later, no packages).
 
-  PHENOMJAX_SPARES=1 sbatch --no-kill --nodes=5 launch/train.sbatch …
+  PHENOMJAX_SPARES=1 sbatch --no-kill --nodes=5 --gpus-per-node=8 launch/train.sbatch …
       trains on 4 nodes; the fifth waits, with its own keeper
   python3 launch/standby.py --nodes 3 --spares 1 -- python -m phenomjax.main --config … --workdir …
       the same on this machine, whose processes play the nodes: to try it, or to test
@@ -12,7 +12,7 @@ Whatever fails, all processes are ended, and those of the next start are forked 
 keepers have imported; launch/supervise.py says whether there is a next start. A node counts as lost
 when its keeper is gone, or says nothing for --silence seconds. With too few nodes left the start
 fails, and the job is requeued, as without keepers. No spare stands in for the node of the batch
-script: with it the job is lost, and SLURM requeues it.
+script: when that is lost, the keepers of the others have the job requeued.
 """
 
 import argparse

@@ -22,6 +22,7 @@ from phenomjax.standby import client, wire
 from phenomjax.standby.serving import Server
 
 BEAT_SECONDS = 1.0
+LOST_LAUNCHER_SECONDS = 20.0
 # Memory of the command line in which a forked process writes its own.
 PADDING = " " * 4096
 
@@ -40,7 +41,7 @@ class Keeper:
         self._launcher = wire.connect((host, int(port)))
         self._host = wire.own_address(self._launcher)
         self._address = wire.serve(self._host, self._server.serve)
-        self._sending = threading.Lock()
+        self._sending, self._leaving = threading.Lock(), False
         mine, theirs = socket.socketpair()
         self._zygote = mine
         command = [sys.executable, "-m", "phenomjax.standby.zygote", str(theirs.fileno()), PADDING]
@@ -55,7 +56,7 @@ class Keeper:
             try:
                 message = wire.receive(self._launcher)
             except (EOFError, OSError):
-                return 1  # the zygote sees it, and ends its children
+                return self._without_launcher()
             if "end" in message:
                 return message["end"]
             if "signal" in message:
@@ -63,6 +64,28 @@ class Keeper:
             if "round" in message:
                 self._server.begin(message["round"], message["forget"])
                 self._start(message)
+
+    def _without_launcher(self) -> int:
+        """Ends this node's processes. A job that goes on without the node of its batch script, by
+        --no-kill, would stay for ever and do nothing: it is put back into SLURM's queue.
+        """
+        self._leaving = True
+        with contextlib.suppress(OSError):
+            self._zygote.shutdown(socket.SHUT_RDWR)  # it ends its children, and itself
+        job = os.environ.get("SLURM_JOB_ID")
+        if job is None:
+            return 1
+        if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+            job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+        time.sleep(LOST_LAUNCHER_SECONDS)  # the end of the job ends this process, too
+        with contextlib.suppress(OSError):  # in a container without SLURM's commands
+            state = subprocess.run(
+                ["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True
+            )
+            if state.stdout.split() == ["RUNNING"]:
+                print(f"launch: the node of the batch script is lost; requeue of {job}", flush=True)
+                subprocess.run(["scontrol", "requeue", job])
+        return 1
 
     def _start(self, message: dict[str, Any]) -> None:
         """Has the processes of a round started that are this node's."""
@@ -102,7 +125,8 @@ class Keeper:
                     "keeper": self._address,
                 }
             self._tell(message | {"port": wire.free_port(self._host)})
-        os._exit(1)  # it died, and its children with it: this node is lost to the run
+        if not self._leaving:
+            os._exit(1)  # it died, and its children with it: this node is lost to the run
 
     def _tell(self, message: dict[str, Any]) -> None:
         message["whole"] = self._server.pieces.whole
