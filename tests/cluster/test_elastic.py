@@ -234,7 +234,7 @@ def test_devices_that_do_not_divide_the_batch_touch_nothing(toy, tmp_path):
     before = tree()
     assert finish(start(work, TOY, 2, devices=5)) == [2, 2]
     said = " ".join("".join(output(work, i) for i in range(2)).split())
-    assert said.count("24 crops do not divide over 10 devices on the data axis") == 1
+    assert said.count("24 crops do not divide over the 10 devices that share the rows") == 1
     assert "e.g. --config.global_batch_size=30" in said
     assert tree() == before
     run(work, TOY, 1)

@@ -289,6 +289,6 @@ def test_unwritable_workdir(tmp_path):
 
 def test_batch_that_does_not_divide(tmp_path):
     with pytest.raises(
-        UserError, match=r"12 crops do not divide over 8 devices.*global_batch_size=16"
+        UserError, match=r"12 crops do not divide over the 8 devices.*global_batch_size=16"
     ):
         train.run(make_config(global_batch_size=12), tmp_path)
