@@ -5,8 +5,9 @@ Healthy: the demo's model, made smaller, in two processes on this machine with w
 there, `--steps` long. The cost is the CPU time of the thread that watches, with its looks at the
 devices, over that of the whole process; the notes that the training thread takes are timed alone.
 
-Slowed: toy runs of two processes whose devices take 0.1 s a step; one of them takes a quarter
-longer, by its device, its input or its host, from step 40 on.
+Slowed: toy runs of two processes whose devices take 0.1 s a step; from step 40 on the device of one
+takes a quarter longer, or its input or its host takes 0.14 s. Batches that wait hide a slow input
+for some steps.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def notes(steps: int = 20_000) -> None:
 
 
 def slowed(folder: Path, rounds: int) -> None:
-    for what, seconds in (("compute", 0.025), ("input", 0.125), ("host", 0.125)):
+    for what, seconds in (("compute", 0.025), ("input", 0.14), ("host", 0.14)):
         after = []
         for index in range(rounds):
             workdir = folder / f"{what}_{index}"

@@ -32,14 +32,18 @@ def wanted(error: BaseException) -> float | None:
 
 
 def available() -> float:
-    """Bytes of memory that this host, or the control group of the job, has left; endless where
-    nobody tells.
+    """Bytes of memory that this host, the control group of the job, or a limit on this process has
+    left; endless where nobody tells.
     """
     found = [float("inf")]
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(1024.0 * int(line.split()[1]))
+        if most != resource.RLIM_INFINITY:  # `ulimit -v`
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            found.append(float(most - pages * resource.getpagesize()))
     except OSError:
         pass  # not Linux
     group = Path("/sys/fs/cgroup")

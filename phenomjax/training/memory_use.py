@@ -24,7 +24,7 @@ from phenomjax.system.errors import EXIT_CONFIG, EXIT_FAILED, UserError
 from phenomjax.system.files import in_units
 from phenomjax.training.context import RunContext
 
-SHOWN = 3  # arrays of either kind
+SHOWN, MENDS = 5, 3  # arrays, and what helps
 # What of a step lies in memory, whatever XLA fuses.
 KEPT = ("dot_general", "conv_general_dilated", "scan", "while", "concatenate", "custom_call")
 
@@ -91,16 +91,20 @@ def _told(
         if "bytes_limit" in stats
         else f"this host has {in_units(memory.available())} left"
     )
-    arrays = sorted(_sizes(state, shards), reverse=True)[:SHOWN]
-    if phase != "data":
-        arrays += _of_step(run, state)[:SHOWN]
-    listed = ", ".join(f"{name} ({in_units(size)})" for size, name in sorted(arrays, reverse=True))
+    if phase == "data":
+        where, held = "of a batch on this host", ""
+        arrays = _of_batch(run)
+    else:
+        where, held = "of a device", _held(run, state, shards, programs) + " "
+        arrays = [*_sizes(state, shards), *_of_step(run, state)]
+    arrays = sorted(arrays, key=lambda one: -one[0])[:SHOWN]
+    listed = ", ".join(f"{name} ({in_units(size)})" for size, name in arrays)
     most = _bytes(state, shards) > programs.temporary
     mends = helping(run.config, phase, run.mesh, most, resumed)
     return (
         f"Memory ran out at step {run.watchdog.step + 1} ({phase}):"
         f" {in_units(much) if much else 'more'} was wanted, and {there}."
-        f" {_held(run, state, shards, programs)} The largest arrays of a device: {listed}."
+        f" {held}The largest arrays {where}: {listed}."
         + (
             f" What helps most, first: {'; '.join(mends)}."
             if mends
@@ -147,6 +151,18 @@ def _held(run: RunContext, state: TrainState, shards: TrainState, programs: Prog
     return f"A device holds {held} ({rows} rows a device{more})."
 
 
+def _of_batch(run: RunContext) -> list[tuple[float, str]]:
+    """The arrays of a batch that this process reads; several wait at once."""
+    return [
+        (
+            float(math.prod(x.shape) * np.dtype(x.dtype).itemsize)
+            / sharding.row_block(run.mesh)[1],
+            f"{name} {x.dtype}[{','.join(map(str, x.shape))}]",
+        )
+        for name, x in run.spec.items()
+    ]
+
+
 def _of_step(run: RunContext, state: TrainState) -> list[tuple[float, str]]:
     """The largest arrays that a step makes on a device, before XLA fuses: by tracing it."""
     parameters = {leaf.shape for leaf in jax.tree.leaves(state.params)}
@@ -168,10 +184,7 @@ def _of_step(run: RunContext, state: TrainState) -> list[tuple[float, str]]:
             short = "/".join(part for part in where.split("/") if part)[-60:]
             size = math.prod(value.shape) * value.dtype.itemsize / devices
             found[size, f"{value.dtype}[{shape}] of {short or equation.primitive.name}"] += 1
-    return sorted(
-        ((size, name + (f", {n} of them" if n > 1 else "")) for (size, name), n in found.items()),
-        key=lambda one: -one[0],
-    )
+    return [(size, name + (f", {n} of them" if n > 1 else "")) for (size, name), n in found.items()]
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
@@ -217,6 +230,7 @@ def helping(
         ({"optimizer.name": "lion"}, "one moment a parameter; it wants another learning rate"),
     ]
     data: list[tuple[dict[str, Any], str]] = [
+        activations[-1],
         ({"data.prefetch_batches": 1}, "fewer batches wait on the host"),
         ({"data.threads": 1}, "fewer images are decoded at once"),
     ]
@@ -232,7 +246,7 @@ def helping(
         if changes and _sound(c, changes, resumed):
             flags = " ".join(f"--config.{key}={value}" for key, value in changes.items())
             found.append(f"{flags} ({why})")
-    return found[:SHOWN]
+    return found[:MENDS]
 
 
 def _sound(c: ConfigDict, changes: dict[str, Any], resumed: bool) -> bool:

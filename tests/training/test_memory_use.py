@@ -118,8 +118,12 @@ def test_what_helps_most_comes_first_and_only_what_is_allowed():
     assert names(state)[:2] == ["--config.mesh.preset", "--config.optimizer.name"]
     resumed = memory_use.helping(c, "step", mesh, state_is_most=False, resumed=True)
     assert names(resumed) == ["--config.model.remat", "--config.mesh.preset"]
-    data = memory_use.helping(c, "data", mesh, state_is_most=False, resumed=True)
-    assert names(data)[:2] == ["--config.data.prefetch_batches", "--config.data.threads"]
+    data = memory_use.helping(c, "data", mesh, state_is_most=False, resumed=False)
+    assert names(data) == [
+        "--config.global_batch_size",
+        "--config.data.prefetch_batches",
+        "--config.data.threads",
+    ]
 
 
 def test_a_program_that_is_too_large_is_not_started(monkeypatch):

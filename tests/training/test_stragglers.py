@@ -32,12 +32,12 @@ def test_one_that_is_a_fifth_slower_is_slow_and_noise_is_not():
     assert not rule.is_slow([0.1] * 8, 2)  # 11 % slower
     assert not rule.is_slow([0.5, 0.0, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0], 2)
     draws = np.random.default_rng(1)
-    # noise of a tenth of a step, at each of 64 processes, for 400 samples; and one that is slow
-    noise = draws.normal(0, 0.1, (400, 64))
+    # noise of a tenth of a step, at each of 40 processes, for 250 samples; and one that is slow
+    noise = draws.normal(0, 0.1, (250, 40))
     assert not any(
-        rule.is_slow(noise[max(0, i - rule.MOST) : i, j], 64)
-        for i in range(rule.LEAST, 400)
-        for j in range(64)
+        rule.is_slow(noise[max(0, i - rule.MOST) : i, j], 40)
+        for i in range(rule.LEAST, 250)
+        for j in range(40)
     )
     assert rule.is_slow(draws.normal(slow, 0.03, rule.MOST), 64)
 
