@@ -4,6 +4,9 @@
 Exit codes: 0 done, 1 failed or diverged, 2 configuration or input error (never retried), 75 stopped
 after saving and 76 ended by the watchdog (run the same command again). Many hosts: `sbatch
 launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
+
+To go on from a checkpoint of a run with another learning rate, schedule, batch or mixture, in a
+folder of its own: --config.continue_from=WORKDIR or WORKDIR@STEP, and what is to differ.
 """
 
 from collections.abc import Sequence

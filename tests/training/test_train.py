@@ -292,3 +292,7 @@ def test_batch_that_does_not_divide(tmp_path):
         UserError, match=r"12 crops do not divide over the 8 devices.*global_batch_size=16"
     ):
         train.run(make_config(global_batch_size=12), tmp_path)
+    with pytest.raises(
+        UserError, match=r"batches of 20 rows, .* over the 8 devices.* multiples of"
+    ):
+        train.run(make_config(batch_ramp=((2, 20),)), tmp_path)
