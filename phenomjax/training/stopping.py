@@ -1,7 +1,7 @@
 """Stopping early: whether a metric has stopped getting better.
 
-A function of what was measured at the steps so far, which a checkpoint keeps; so all processes, and
-a run that was interrupted, come to the same end.
+A function of what was measured at the steps so far, which a checkpoint keeps; so a run that was
+interrupted comes to the same end. All processes call it together.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from phenomjax.cluster import messages
 from phenomjax.config import stored
 from phenomjax.system.errors import UserError
 
@@ -59,7 +60,8 @@ class EarlyStop:
         if not c.metric:
             return ""
         if c.metric in scores:
-            self.measured[step] = scores[c.metric]
+            # that of process 0: a last bit that differs would part them
+            self.measured[step] = messages.gather("stop early", scores[c.metric])[0]
         best, at, since = math.inf, 0, 0
         for now, value in sorted(self.measured.items()):
             rank = stored.rank({c.metric: value}, c.metric)
