@@ -3,7 +3,7 @@ names a process that was slowed: `python -m bench.stragglers [--steps 2000] [--s
 
 Healthy: the demo's model, made smaller, in two processes on this machine with whatever else runs
 there, `--steps` long. The cost is the CPU time of the thread that watches, with its looks at the
-devices, over that of the whole process; the notes that the training thread takes are timed alone.
+devices; the notes that the training thread takes are timed alone.
 
 Slowed: toy runs of two processes whose devices take 0.1 s a step; from step 40 on the device of one
 takes a quarter longer, or its input or its host takes 0.14 s. Batches that wait hide a slow input
@@ -65,10 +65,11 @@ def healthy(folder: Path, steps: int) -> None:
         text = (folder / "healthy" / "logs" / f"process_{process:03d}.log").read_text()
         count, seconds = re.findall(r"looked (\d+) times, ([\d.]+) CPU seconds", text)[-1]
         looks, spent = looks + int(count) / 2, spent + float(seconds)
+    each = 1e3 * spent / 2 / steps
     print(
         f"healthy: {steps} steps of {milliseconds:.0f} ms, {len(named)} called slow; looked at the"
-        f" devices {looks:.0f} times; {spent:.2f} of {cpu:.0f} CPU seconds ="
-        f" {100 * spent / cpu:.2f} % (processes' start and compilation are among the {cpu:.0f})"
+        f" devices {looks:.0f} times; watching took {each:.2f} ms a step ="
+        f" {100 * each / milliseconds:.2f} % of it, {100 * spent / cpu:.2f} % of all CPU time"
     )
     for line in named:
         print("  " + line)

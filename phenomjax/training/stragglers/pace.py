@@ -113,7 +113,7 @@ class _Talk:
         self._pace, self._key = pace, f"phenomjax/pace/{number}"
         self._many, self._main = jax.process_count() > 1, messages.is_main()
         # not more often, so that the store can serve all processes
-        self._pause = max(0.2, jax.process_count() / 250)
+        self._pause = max(0.4, jax.process_count() / 250)
         devices = jax.local_devices()
         ids = ", ".join(str(device.local_hardware_id) for device in devices)
         told = f"{devices[0].platform} {ids} ({devices[0].device_kind})"
@@ -202,7 +202,7 @@ class _Talk:
         if not self._mine["windows"]:
             return
         step, window = list(self._mine["windows"].items())[-1]
-        first = step + 2 + int((2 * self._pause + 0.1) / window["step"])
+        first = step + 2 + int((self._pause + 0.2) / window["step"])
         first = max(first, self._judge.asked_until)
         last = first + judging.TOGETHER * judging.APART
         if self._judge.ask(step) and not any(i in self._taken for i in range(first, last)):

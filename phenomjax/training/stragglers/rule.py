@@ -5,9 +5,9 @@ is how long each of them waits: the slow one least. Its *excess* is the time tha
 of waiting beyond the median of the others, as a share of the step. Without it a step would take
 (1 - excess) of the time; 1/6 is a process that is 20 % slower than the others.
 
-One is slow when over its last 4 to 8 samples the mean excess is at least `LIMIT`, by more than
-chance: the one-sided t-test at `CHANCE` for all who are compared together shows that it is above
-half of `LIMIT`.
+One is slow when over its last 4, 6, 8 or 12 samples the mean excess is at least `LIMIT`, by more
+than chance: the one-sided t-test, at `CHANCE` for all who are compared together, shows that it is
+above half of `LIMIT`.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,7 +19,8 @@ from scipy.stats import t as student
 Unit = TypeVar("Unit", bound=Hashable)
 LIMIT = 1 - 1 / 1.15  # one that is 20 % slow is above it, with some noise too
 CHANCE = 1e-3
-LEAST, MOST = 4, 8  # samples
+COUNTS = (4, 6, 8, 12)  # samples
+LEAST, MOST = COUNTS[0], COUNTS[-1]
 # Of a step: who waits longer than this for its own devices is not what its devices wait for.
 BOUND = 0.1
 
@@ -56,10 +57,8 @@ def is_slow(history: Sequence[float], compared: int) -> bool:
       history: its excesses, in order.
       compared: how many are compared.
     """
-    return any(
-        _above(history[-count:], CHANCE / (compared * (MOST - LEAST + 1)))
-        for count in range(LEAST, min(len(history), MOST) + 1)
-    )
+    chance = CHANCE / (compared * len(COUNTS))
+    return any(_above(history[-n:], chance) for n in COUNTS if n <= len(history))
 
 
 def _above(samples: Sequence[float], chance: float) -> bool:
