@@ -13,11 +13,11 @@ over layers counts its turns.
 
 The projection. Compute: FLOPs of matrix products / (--tflops x --mfu); nothing else takes time. A
 collective: --latency_us x ceil(log2 n) + bytes sent / bandwidth; --link_gbps (Gbit/s of a device
-between nodes), or --node_gbps for groups within --per_node neighbours. Collectives run one at a
-time. Three times of a step:
+between nodes), or --node_gbps for groups within --per_node neighbours. On each of the
+two networks collectives run one at a time. Three times of a step:
   serial     nothing overlaps
-  scheduled  two streams, compute and network, in the order of XLA's schedule; a collective runs
-             from its start to its done
+  scheduled  compute and two networks, within nodes and between them, in the order of XLA's
+             schedule; a collective runs from its start to its done, in turn on its network
   bound      in each computation (a turn of a loop) a collective hides behind all products that
              neither need it nor are needed by it:
              what no schedule without overlap across the turns of a loop can beat
@@ -196,6 +196,7 @@ def measure(case: dict, options: Any) -> dict:
     )
     seconds = time.perf_counter() - begin
     link = lambda c: cost(c, options)  # noqa: E731
+    within = lambda c: c.span <= options.per_node  # noqa: E731
     rate = options.tflops * 1e12 * options.mfu
     number, sent, reduced = collections.Counter(), collections.Counter(), collections.Counter()
     for c in program.collectives():
@@ -208,9 +209,13 @@ def measure(case: dict, options: Any) -> dict:
     times = {
         "compute": flops / rate,
         "serial": flops / rate + sum(c.times * link(c) for c in program.collectives()),
-        "scheduled": scheduled(program, program.entry, rate, link) if platform == "gpu" else 0.0,
+        "scheduled": scheduled(program, program.entry, rate, link, within)
+        if platform == "gpu"
+        else 0.0,
         "bound": bound(program, program.entry, rate, link),
     }
+    if platform == "gpu":
+        times["scheduled"] = scheduled(program, program.entry, rate, link, within)
     return {
         "count": number,
         "sent": sent,
@@ -262,25 +267,25 @@ def cost(c: Collective, options: Any) -> float:
     return options.latency_us * 1e-6 * math.ceil(math.log2(c.group)) + c.sent * 8 / (gbps * 1e9)
 
 
-def scheduled(program: Program, name: str, rate: float, link: Any) -> float:
-    """Seconds of one run of a computation with two streams in the order of its schedule."""
-    now = free = 0.0  # of the compute stream, and when the network is free
+def scheduled(program: Program, name: str, rate: float, link: Any, within: Any) -> float:
+    """Seconds of one run of a computation in the order of its schedule."""
+    now, free = 0.0, {True: 0.0, False: 0.0}  # of the compute stream; when each network is free
     ends: dict[str, float] = {}
     for op in program.computations[name]:
         if kind := collective_kind(op):
             c = program.collective(name, op, kind)
-            free = max(now, free) + (link(c) if c.group > 1 else 0.0)
-            ends[op.name] = free
+            ends[op.name] = max(now, free[within(c)]) + (link(c) if c.group > 1 else 0.0)
+            free[within(c)] = ends[op.name]
             if not op.opcode.endswith("-start"):
-                now = free
+                now = ends[op.name]
         elif op.opcode.endswith("-done"):
             now = max([now, *(ends[x] for x in op.operands if x in ends)])
         elif op.opcode == "while":
-            turn = sum(scheduled(program, x, rate, link) for x in program.called(op))
-            now = max(now, free) + program.turns(op) * turn
+            turn = sum(scheduled(program, x, rate, link, within) for x in program.called(op))
+            now = max(now, *free.values()) + program.turns(op) * turn
         else:
             now += program.flops(name, op) / rate
-    return max(now, free)
+    return max(now, *free.values())
 
 
 def bound(program: Program, name: str, rate: float, link: Any) -> float:

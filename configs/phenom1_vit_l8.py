@@ -6,7 +6,7 @@
 
 Data: 93 million 2048 px images of the authors, 3.5 billion 256 px crops; any bank of 6 channels
 works here. Hardware: theirs was 128 A100 for 20 000 A100-hours. The state (parameters, two momenta
-at most) fits one 80 GB GPU; use preset fsdp beyond that. Work: 694 GFLOP per crop and step (3 x
+at most) fits one 80 GB GPU; hsdp divides it within a node. Work: 694 GFLOP per crop and step (3 x
 forward, matmuls only), 1.14e16 a step of 16384 crops. Expected: the paper reports .62 CORUM recall
 on RxRx3 after TVN. Nothing of that size has been trained with this code.
 """
@@ -22,7 +22,7 @@ def get_config():
     c.num_steps = 213_600  # 3.5 billion crops
     c.optimizer.learning_rate = 3e-5
     c.model.remat = "full"
-    c.mesh.preset = "fsdp"
+    c.mesh.preset = "hsdp"
     c.eval.every_steps = c.checkpoint.every_steps = 1000
     c.figures.every_steps = 5000
     return c

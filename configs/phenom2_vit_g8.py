@@ -21,6 +21,6 @@ def get_config():
     c.num_steps = 976_600  # 8 billion crops
     c.optimizer.learning_rate = 3e-5
     c.model.remat = "full"
-    c.mesh.preset = "fsdp"
+    c.mesh.preset = "hsdp"
     c.eval.every_steps = c.checkpoint.every_steps = 1000
     return c

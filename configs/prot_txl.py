@@ -57,7 +57,7 @@ def get_config(arg: str = "small"):
         c.model.scan_layers = True
         c.optimizer.name, c.optimizer.eps, c.optimizer.learning_rate = "lamb", 1e-6, rate
         c.optimizer.warmup_fraction = warmup / c.num_steps
-        c.mesh.preset = "fsdp"
+        c.mesh.preset = "hsdp"
         c.eval.num_batches = 8
     elif size == "small":
         c.global_batch_size, c.num_steps, c.optimizer.learning_rate = 32, 4000, 1e-3

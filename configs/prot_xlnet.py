@@ -55,7 +55,7 @@ def get_config(arg: str = "small"):
         m.scan_layers, m.remat = True, "full"
         c.global_batch_size, c.num_steps = 1024, 847_000
         o.learning_rate, o.warmup_fraction = 1e-5, 20_000 / c.num_steps
-        c.mesh.preset = "fsdp"
+        c.mesh.preset = "hsdp"
         c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps, c.eval.num_batches = (
             100,
             5000,

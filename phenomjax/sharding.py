@@ -206,11 +206,19 @@ def shardings(boxed: PyTree, mesh: Mesh, preset: str) -> PyTree:
         for i, axis in enumerate(spec):
             if axis and leaf.shape[i] % mesh.shape[axis]:
                 if leaf.size > SMALL:
+                    way = (
+                        "fewer devices"
+                        if preset == "hsdp" or axis == "model"
+                        else (
+                            "--config.mesh.preset=hsdp with --config.mesh.data="
+                            f"{math.gcd(leaf.shape[i], mesh.shape[axis])}"
+                        )
+                    )
                     raise UserError(
                         f"{jax.tree_util.keystr(path)} has a dimension of {leaf.shape[i]} that does"
                         f" not divide over {mesh.shape[axis]} devices on mesh axis '{axis}' (preset"
-                        f" '{preset}'). Use --config.mesh.preset=dp, fewer devices, or a model"
-                        " width that divides."
+                        f" '{preset}'). Use {way}, --config.mesh.preset=dp, or a model width that"
+                        " divides."
                     )
                 spec[i] = None
         return NamedSharding(mesh, P(*spec))

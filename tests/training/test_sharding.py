@@ -53,7 +53,7 @@ def test_a_dimension_that_does_not_divide_is_an_error_unless_the_array_is_small(
         UserError,
         match=(
             r"\['kernel'\] has a dimension of 60 that does not divide over 8 devices on mesh axis"
-            r" 'data'"
+            r" 'data' .* Use --config.mesh.preset=hsdp with --config.mesh.data=4, --config"
         ),
     ):
         sharding.shardings(boxed(("embed", "mlp"), wide), mesh(preset="fsdp"), "fsdp")
