@@ -33,15 +33,13 @@ StepMetrics = Mapping[str, Float[Array, ""]]
 # keeps float32 copies of bfloat16 arrays for what follows, 3 % more bytes (`bench.traffic`).
 ROUNDED = {"xla_allow_excess_precision": False}
 # What it is told on several of them, so that collectives run while layers compute: those
-# of a layer beside the next turn of the scan over layers, as soon as they can, several at a time.
+# of a layer beside the next turn of the scan over layers.
 # Chosen by `python -m bench.collectives`; costs memory of about one layer's parameters.
 OVERLAP = {
     "xla_gpu_enable_latency_hiding_scheduler": True,
     "xla_gpu_enable_pipelined_all_gather": True,
     "xla_gpu_enable_pipelined_reduce_scatter": True,
     "xla_gpu_enable_pipelined_all_reduce": True,
-    "xla_gpu_experimental_collective_start_as_early_as_possible": True,
-    "xla_gpu_experimental_parallel_collective_overlap_limit": 4,
 }
 # gradients, metrics, next carry
 Gradients = tuple[Params, StepMetrics, Carry]
@@ -167,7 +165,7 @@ def jit_step(
 
 def compile_step(lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
     """Compiles a step, on GPUs with `ROUNDED` and `OVERLAP`, but for what XLA_FLAGS says."""
-    said, options = os.environ.get("XLA_FLAGS", ""), dict[str, bool | int]()
+    said, options = os.environ.get("XLA_FLAGS", ""), dict[str, bool]()
     if jax.default_backend() == "gpu":
         wanted = ROUNDED | (OVERLAP if mesh.size > 1 else {})
         options = {name: value for name, value in wanted.items() if name not in said}
