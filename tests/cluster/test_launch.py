@@ -133,6 +133,25 @@ def test_supervise_never_tries_a_configuration_error_again(tmp_path):
     done = supervised(tmp_path, stand_in(tmp_path, 2, 0))
     assert done.returncode == 2 and number(tmp_path / "count") == 1
     assert "not tried again" in done.stdout
+    assert not (tmp_path / "fails").exists()  # the folder may be another run's
+    (tmp_path / "fails").write_text("2 41\n")  # of another job
+    supervised(tmp_path, stand_in(tmp_path, 1, 0))
+    assert number(tmp_path / "fails") == 0
+
+
+def test_supervise_keeps_the_folder_from_start_to_start(tmp_path):
+    """The program names its launcher in owner.json; that takes the file away at the very end."""
+    command = stand_in(tmp_path, 1, 0, progress=(5,))
+    script = tmp_path / "program.sh"
+    keep = 'echo "{\\"launcher\\": \\"${PHENOMJAX_LAUNCHER% *}\\"}" >owner.json; ls >>seen\n'
+    script.write_text("ls owner.json >>seen 2>/dev/null\n" + keep + script.read_text())
+    assert supervised(tmp_path, command).returncode == 0
+    assert (tmp_path / "seen").read_text().splitlines().count("owner.json") == 3
+    assert not (tmp_path / "owner.json").exists()
+    (tmp_path / "owner.json").write_text('{"launcher": "another"}')
+    script.write_text("exit 2")
+    supervised(tmp_path, command)
+    assert (tmp_path / "owner.json").exists()
 
 
 def test_supervise_says_what_it_needs(tmp_path):
