@@ -68,7 +68,7 @@ def explained(
     except (RuntimeError, MemoryError) as error:
         if not memory.ran_out(error):
             raise
-        resumed = checkpoints.latest_step() is not None
+        resumed = bool(checkpoints.source) or checkpoints.latest_step() is not None
         if messages.is_main() and not resumed:
             (run.workdir / "config.json").unlink(missing_ok=True)
         began = run.watchdog.step > run.goodput.now["first_step"]
