@@ -1,4 +1,4 @@
-"""Records some steps with `jax.profiler`, as `config.profile` says: the trace for TensorBoard and
+"""Records some steps with `jax.profiler`, as `config.profile` says: the trace for xprof and
 Perfetto, and a small table of where the time went.
 """
 
@@ -127,8 +127,8 @@ class Profile:
                 return
             files.write_json(self._folder / f"{steps}_{process}.json", dataclasses.asdict(found))
             say.info(
-                "%s\nto look at it: `tensorboard --logdir %s` (pip install xprof tensorboard), or"
-                " %s at https://ui.perfetto.dev; written in %.1f s",
+                "%s\nto look at it: `xprof --logdir %s` (pip install xprof), or %s at"
+                " https://ui.perfetto.dev; written in %.1f s",
                 described(found, self._first, last),
                 self._folder,
                 place / f"{process}.trace.json.gz",

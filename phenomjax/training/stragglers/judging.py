@@ -112,6 +112,7 @@ class Judge:
         self._host: History = collections.defaultdict(list)
         self._device: History = collections.defaultdict(list)
         self._window, self._look = 0, 0  # the last steps that were judged
+        self._last: Mapping[int, Window] = {}
         self._seconds: collections.deque[float] = collections.deque(maxlen=100)
         self.asked_until, self._in_vain = 0, 0
         self._cost, self._saved = 0.0, 0.0
@@ -187,7 +188,7 @@ class Judge:
         process, device = unit
         # the samples that stand out, without those of the time before
         slow = [(step, x) for step, x in history if x >= rule.LIMIT / 2]
-        there = self._last[process]
+        there = self._last.get(process, {"step": 1.0, "data": 0.0, "wait": 1.0})
         others = [w for i, w in self._last.items() if i != process] or [there]
         excess = float(np.mean([x for _, x in slow]))
         what, here, elsewhere = "compute", 0.0, 0.0
