@@ -167,6 +167,7 @@ def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, 
         "global_batch_size": 32,
         "log__sample_ids": True,
         "data__crop_size": 512,
+        "mesh__preset": "fsdp",
         "num_steps": 16,
         "continue_from": f"{parent}@8",
     }
