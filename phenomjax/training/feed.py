@@ -38,7 +38,9 @@ def check_same_data(loader: Loader, saved: Mapping[str, str], workdir: Path, ste
       step: of the checkpoint.
     """
     now = loader.fingerprints
-    changed = [name for name, value in saved.items() if now.get(name, value) != value]
+    # In order: a bank may have been renamed, and another one may stand in its place.
+    pairs = zip(saved.items(), now.values(), strict=False)
+    changed = [name for (name, value), found in pairs if found != value]
     if changed or len(saved) != len(now):
         raise UserError(
             f"The data changed since {workdir} was saved at step {step}:"

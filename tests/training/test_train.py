@@ -270,15 +270,20 @@ def test_checkpoints_without_their_config_are_refused(tmp_path):
 
 def test_changed_data_are_refused(tmp_path, monkeypatch):
     train.run(make_config(num_steps=4), tmp_path)
-    init = toy_task.ToyLoader.__init__
+    init, prints = toy_task.ToyLoader.__init__, {}
 
     def changed(self, *args):
         init(self, *args)
-        self.fingerprints = {"toy": "2"}
+        prints.setdefault("its", self.fingerprints["toy"])
+        self.fingerprints = {prints["name"]: prints.get("other", prints["its"])}
 
     monkeypatch.setattr(toy_task.ToyLoader, "__init__", changed)
-    with pytest.raises(UserError, match=r"data changed since .* step 4: toy"):
-        train.run(make_config(num_steps=8), tmp_path)
+    prints["name"] = "renamed"  # the same data
+    train.run(make_config(num_steps=6), tmp_path)
+    for prints["name"] in ("renamed", "another"):
+        prints["other"] = "2"
+        with pytest.raises(UserError, match=r"data changed since .* step 6: renamed"):
+            train.run(make_config(num_steps=8), tmp_path)
 
 
 def test_unwritable_workdir(tmp_path):
