@@ -27,12 +27,15 @@ class Names:
       names: of the entries, in order.
       summed: inputs of a kernel, whose products are added up.
       known: of these, those that a new one begins with the mean of; () = all.
+      alone: each has layers of its own, whose mean would be no network: a new one begins as the
+        first.
     """
 
     what: str
     names: tuple[Hashable, ...]
     summed: bool = False
     known: tuple[Hashable, ...] = ()
+    alone: bool = False
 
     @property
     def size(self) -> int:
@@ -104,7 +107,8 @@ def _part(kind: str, config: ConfigDict) -> Names | Pixels | None:
         return Pixels(m.patch_size, kind.endswith("seen"))
     by_channel = kind == "vocabulary of channels" or (kind.startswith("channels") and not agnostic)
     if by_channel and "channels" in m:
-        return Names("channels", tuple(m.channels), kind.endswith("seen"))
+        alone = kind == "vocabulary of channels"
+        return Names("channels", tuple(m.channels), kind.endswith("seen"), alone=alone)
     if kind == "classes" and "classes" in m:
         return Names("classes", tuple(m.classes))
     if kind == "tokens" and "alphabet" in m and not ("cutoffs" in m and m.cutoffs):
@@ -168,7 +172,7 @@ def _by_name(
     taken = jnp.take(x, np.array([place.get(name, 0) for name in mine.names], int), axis)
     if not new.any():
         return taken, new
-    known = [place[name] for name in theirs.known or theirs.names]
+    known = [place[name] for name in theirs.known or theirs.names][: 1 if theirs.alone else None]
     mean = jnp.take(x, np.array(known, int), axis).mean(axis, keepdims=True)
     if new.all() and mine.summed:
         mean = mean * (theirs.size / mine.size)

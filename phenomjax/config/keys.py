@@ -50,7 +50,8 @@ def declare(task: str) -> Section:
     # workdir or checkpoint folder whose parameters start this run ("" = random)
     c.init_from = text("")
     # what channels, cell types and tokens begin with that its run did not know: the "mean" of those
-    # that it knew, or "fresh" values
+    # that it knew (the decoder of a channel-agnostic model, which has layers of its own for each
+    # channel, gets a copy of the first), or "fresh" values
     c.init_new = choice("mean", ("mean", "fresh"))
     # names of this run that stand for another of that one: ("DNA=Hoechst", "RNA=SYTO14")
     c.init_names = several(str)
