@@ -283,6 +283,8 @@ class Checkpointer:
         """
         if self._error is None:
             self.wait()
+            if self._tier:
+                self._tier.wait()
             self._orbax.close()
 
 
