@@ -2,12 +2,13 @@
 it), then a non-zero exit.
 """
 
+import contextlib
 import difflib
 import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,6 +57,30 @@ def check_folder_of(out: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def less_at_once(setting: str) -> Iterator[None]:
+    """What runs inside, or in a function that is decorated with it, takes as much memory as a
+    setting says.
+
+    Raises:
+      UserError: there is not so much.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not memory.ran_out(error):
+            raise
+        raise UserError(f"{_wanted(error)} Give a smaller `{setting}`.") from error
+
+
+def _wanted(error: BaseException) -> str:
+    much = memory.wanted(error)
+    return (
+        f"Memory ran out: {f'{much / 2**30:.3g} GiB' if much else 'more'} was wanted, and this host"
+        f" has {memory.available() / 2**30:.3g} GiB left (a GPU has its own)."
+    )
+
+
 def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
     """Runs a front door and ends the process: with its return code, or with a UserError's paragraph
     and code.
@@ -75,12 +100,9 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
     except (RuntimeError, MemoryError) as error:
         if not memory.ran_out(error):
             raise
-        much = memory.wanted(error)
         told = (
-            f"Memory ran out: {f'{much / 2**30:.3g} GiB' if much else 'more'} was wanted, and this"
-            f" host has {memory.available() / 2**30:.3g} GiB left (a GPU has its own). Do less at"
-            " once: of the flags that --help lists, a smaller batch, fewer workers, or fewer"
-            " threads; or end what else uses this memory."
+            f"{_wanted(error)} Do less at once: of the flags that --help lists, a smaller batch,"
+            " fewer workers, or fewer threads; or end what else uses this memory."
         )
         print("\n" + textwrap.fill(f"error: {told}", 110), file=sys.stderr)
         code = EXIT_FAILED

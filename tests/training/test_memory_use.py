@@ -151,3 +151,5 @@ def test_any_door_explains(capsys):
     assert left.value.code == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "error: Memory ran out: 6.55e+04 GiB was wanted" in said
+    with pytest.raises(UserError, match=r"6.55e\+04 GiB.*Give a smaller `batch_size`\.$"):
+        errors.less_at_once("batch_size")(run)()

@@ -28,7 +28,7 @@ from phenomjax.inference.images.stages import begin, finish
 from phenomjax.inference.options import check_least, check_one_process
 from phenomjax.inference.runtimes.choose import JaxRuntime
 from phenomjax.prepare import publishing
-from phenomjax.system.errors import EXIT_STOPPED, UserError, check_folder_of
+from phenomjax.system.errors import EXIT_STOPPED, UserError, check_folder_of, less_at_once
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained.model import ImageModel
@@ -37,6 +37,7 @@ from phenomjax.trained.twin import load_images
 log = logging.getLogger("phenomjax")
 
 
+@less_at_once("batch_size")
 def run(options: Options) -> int:
     """Embeds, or says what it would take; returns the exit code.
 

@@ -46,7 +46,7 @@ from phenomjax.inference.sequences import (
 from phenomjax.inference.sequences.embed import embed
 from phenomjax.prepare import publishing
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, less_at_once
 from phenomjax.system.files import read_json
 from phenomjax.system.log import counted
 from phenomjax.system.processes import stop_on_signals
@@ -108,6 +108,7 @@ class Options(EmbedOptions):
     the run's evaluation; ELMo, which no segmentation changes: 512"""
 
 
+@less_at_once("batch_tokens")
 def run(options: Options) -> int:
     """Embeds; returns the exit code.
 
