@@ -4,6 +4,7 @@ https://arxiv.org/abs/1901.02860, section 3.3).
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +179,7 @@ def _heads_first_forward(
 
 
 def _heads_first_backward(
-    dropout: float, saved: tuple[Array, ...], gradient: Array
+    dropout: float, saved: tuple[Any, ...], gradient: Array
 ) -> tuple[Array | None, ...]:
     with_content, with_position, key, value, position, weights, bits, y = saved
     dtype, (queries, keys) = value.dtype, weights.shape[2:]

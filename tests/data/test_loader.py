@@ -424,7 +424,7 @@ def test_stopping_early_leaves_no_thread(tmp_path):
     before = threading.active_count()
     with loader.iterate(0) as iterator:
         next(iterator)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     with pytest.raises(StopIteration):
         next(iterator)
     forgotten = loader.iterate(0)
@@ -434,7 +434,7 @@ def test_stopping_early_leaves_no_thread(tmp_path):
     deadline = time.monotonic() + 20
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_process_ends_with_an_open_iterator_and_imports_no_jax(tmp_path):

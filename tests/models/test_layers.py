@@ -106,11 +106,11 @@ def test_sincos_positions_follow_the_formula():
             expected = np.concatenate([np.sin(y * w), np.cos(y * w), np.sin(x * w), np.cos(x * w)])
             np.testing.assert_allclose(table[y * 5 + x], expected, atol=1e-6)
     # between the places of a grid: the middle of two tokens is that of the one they are parts of
-    scaled = np.asarray(models_patches.sincos_positions(6, 5, 16, 3))
+    scaled = np.asarray(models_patches.sincos_positions(6, 5, 16, 3.0))
     between = [y / 2 - 0.25 for y in range(6)]
     np.testing.assert_allclose(scaled[::5, :4], np.sin(np.outer(between, w)), atol=1e-6)
     np.testing.assert_allclose(
-        models_patches.sincos_positions(3, 3, 16, 3), models_patches.sincos_positions(3, 3, 16)
+        models_patches.sincos_positions(3, 3, 16, 3.0), models_patches.sincos_positions(3, 3, 16)
     )
     with pytest.raises(UserError, match="multiple of 4 for its position table, not 18"):
         models_patches.sincos_positions(2, 2, 18)
