@@ -117,9 +117,9 @@ def paragraph(log, index=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
-def test_disk_fills_up_while_training(disk, tmp_path, count):
-    small = disk("disk", 16)
+def test_disk_fills_up_while_training(disk, tmp_path):
+    """Of two processes; a disk that one process finds read-only is below."""
+    small, count = disk("disk", 16), 2
     run, log = small / "run", tmp_path / "log"
     processes = start(run, log, count)
     wait_for_seal(run, processes)

@@ -346,7 +346,7 @@ def test_another_architecture_is_refused_and_the_mend_fits(run, changes, text):
 def test_a_run_of_another_family_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"of the task 'mae', this one is of 'causal_lm'"):
         begin(run[0], tiny_language_models.make_config("causal_lm"))
-    tiny_language_models.write(tmp_path / "xl", "causal_lm")
+    write(tmp_path / "xl", tiny_language_models.make_config("causal_lm"))
     with pytest.raises(UserError, match=r"of the task 'causal_lm', this one is of 'mae'"):
         begin(tmp_path / "xl", make())
 

@@ -55,9 +55,7 @@ def start(workdir, program, count=1, devices=1, environment=None, **changes):
             f"127.0.0.1:{cluster_start.free_port()}",
             f"--num_processes={count}",
         ]
-    # Several CPU processes disagree about the keys of a compilation cache.
-    drop = ("JAX_COMPILATION",) if count > 1 else ()
-    base = {k: v for k, v in os.environ.items() if not k.startswith(drop)} | (environment or {})
+    base = os.environ | (environment or {})
     flags = os.environ.get("XLA_FLAGS", "")
     base["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}"
     processes = []

@@ -122,19 +122,21 @@ def test_the_encoder_sees_visible_patches_only(agnostic, monkeypatch):
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("channels", [1, 12])
 def test_any_number_of_channels(agnostic, channels):
-    module, pixels = tiny(agnostic, channels), images(channels)
-    params, noise, visible = initialised(module, pixels, ids(*range(channels)), agnostic)
-    out = compiled(module)(params, pixels, ids(*range(channels)), noise, visible)
+    """Nothing is computed, of which shapes are no part."""
+    module, pixels, numbers = tiny(agnostic, channels), images(channels), ids(*range(channels))
+
+    def shapes():
+        params, noise, visible = initialised(module, pixels, numbers, agnostic)
+        out = compiled(module)(params, pixels, numbers, noise, visible)
+        return out.prediction, out.target, compiled_method(module, "tokens")(params, pixels)
+
+    prediction, target, tokens = jax.eval_shape(shapes)
     assert (
-        out.prediction.shape
-        == out.target.shape
+        prediction.shape
+        == target.shape
         == ((2, 12 * channels, 16) if agnostic else (2, 12, 16 * channels))
     )
-    assert compiled_method(module, "tokens")(params, pixels).shape == (
-        2,
-        1 + 16 * (channels if agnostic else 1),
-        24,
-    )
+    assert tokens.shape == (2, 1 + 16 * (channels if agnostic else 1), 24)
 
 
 def test_channel_ids_pick_the_decoder_and_the_order_of_channels_does_not_matter():
@@ -169,17 +171,15 @@ def test_the_encoder_has_no_channel_identity():
 
 def test_without_a_class_token():
     module, pixels, channels = tiny(class_token=False), images(6), ids(*range(6))
-    params, noise, visible = initialised(module, pixels, channels)
-    masking = Masking(*models_patches.token_order(noise), visible)
-    latent = jax.jit(
-        lambda *arrays: module.apply(params, pixels, Masking(*arrays, visible), method="latent")
-    )
-    assert latent(masking.order, masking.restore).shape == (2, 4, 24)
-    assert compiled(module)(params, pixels, channels, noise, visible).prediction.shape == (
-        2,
-        12,
-        96,
-    )
+
+    def shapes():
+        params, noise, visible = initialised(module, pixels, channels)
+        masking = Masking(*models_patches.token_order(noise), visible)
+        latent = module.apply(params, pixels, masking, method="latent")
+        return latent, compiled(module)(params, pixels, channels, noise, visible).prediction
+
+    latent, prediction = jax.eval_shape(shapes)
+    assert (latent.shape, prediction.shape) == ((2, 4, 24), (2, 12, 96))
 
 
 def count(tree):

@@ -67,13 +67,14 @@ def test_the_value_of_all_that_is_held_out_does_not_depend_on_the_batch(task, ba
         c.data.crops_per_image, c.data.val_fraction = 2, 0.5
     else:
         c.data.segment_len = 16
-    found, params = [], None
+    found, params, draw = [], None, np.random.default_rng(0).standard_normal
     for rows, devices in ((5, 1), (16, 4)):
         c.eval.batch_size = rows
         made = tasks.make(tasks.resolve(config.finalize(c), tmp_path))
         if params is None:
             batch = made.loader("train", 0, 1).batch(0)
-            params = nn.unbox(jax.jit(made.init)(jax.random.key(0), batch))
+            shapes = nn.unbox(jax.eval_shape(made.init, jax.random.key(0), batch))
+            params = jax.tree.map(lambda x: 0.1 * draw(x.shape, np.float32), shapes)
         mesh = sharding.mesh_of(devices, 1, devices=jax.devices()[:devices])
         found.append(evaluated(made, params, mesh))
     (first, counted), (second, again) = found

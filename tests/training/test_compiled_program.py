@@ -77,8 +77,7 @@ SIZES = {
 # (task, preset, micro-batches)
 CASES = [
     ("mae", "dp", 1),
-    ("mae", "fsdp", 1),
-    ("mae", "hsdp", 1),
+    ("mae", "hsdp", 1),  # its groups are fsdp's
     ("mae", "fsdp_tp", 2),
     ("causal_lm", "fsdp", 1),
     ("causal_lm", "fsdp_tp", 1),
@@ -260,7 +259,8 @@ def check_shards(state, preset):
 
 @pytest.mark.parametrize("preset", ["dp", "fsdp", "hsdp", "fsdp_tp"])
 def test_every_task_shards_its_state(preset):
-    for task in SIZES:
+    compiled = {task for task, other, _ in CASES if other == preset}
+    for task in SIZES.keys() - compiled:  # of the others the step's own state is looked at
         with programs.on_mesh(make_config(task, preset), jax.devices()[:DEVICES]) as made:
             check_shards(made[4], preset)
 

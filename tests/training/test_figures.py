@@ -218,7 +218,7 @@ def test_command(runs, tmp_path):
         "--bank",
         str(runs / "screen.zarr"),
         "--images",
-        "1",
+        "2",  # as above, whose programs are in the cache
         "--out",
         str(tmp_path / "a" / "b.png"),
     ]

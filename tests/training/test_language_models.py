@@ -4,7 +4,6 @@ nothing, resume is bit for bit.
 
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -108,15 +107,13 @@ def test_a_mesh_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypa
     np.testing.assert_allclose(found, alone[2], rtol=2e-6)
 
 
-@pytest.mark.parametrize("task", TINY)
-def test_bfloat16_follows_float32(task, bank, tmp_path):
-    found, params = [], None
+def test_bfloat16_follows_float32(alone, bank, tmp_path):
+    task, found, params = alone[0], [], loading.load(alone[1])[1]
     for dtype in ("float32", "bfloat16"):
         made = tasks.make(
             tasks.resolve(config.finalize(make_config(task, bank, model__dtype=dtype)), tmp_path)
         )
         batch = made.loader("train", 0, 1).batch(1)
-        params = params or nn.unbox(jax.jit(made.init)(jax.random.key(0), batch))
         found.append(
             jax.jit(lambda p, b, made=made: made.evaluate(p, b, made.carry(8))[0]["loss"])(
                 params, batch
@@ -129,7 +126,8 @@ def test_transformer_xl_without_memory_is_saved(bank, tmp_path, monkeypatch):
     c = make_config(
         "causal_lm", bank, model__mem_len=0, model__num_layers=1, model__dropout=0.0, num_steps=1
     )
-    assert run(c, tmp_path, monkeypatch)[0] == 0 and loading.load(tmp_path)[2] == 1
+    assert run(c, tmp_path, monkeypatch, evaluators=())[0] == 0
+    assert loading.load(tmp_path)[2] == 1
 
 
 def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
@@ -145,7 +143,7 @@ def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
 
 
 def test_a_branch_with_other_shares_and_batches_is_the_run_that_had_them_from_its_beginning(
-    bank, tmp_path
+    bank, tmp_path, monkeypatch
 ):
     other = tmp_path / "other.zarr"
     write_families(other, FamilyConfig(families=2, members=20, length=40, seed=1))
@@ -163,10 +161,10 @@ def test_a_branch_with_other_shares_and_batches_is_the_run_that_had_them_from_it
     }
     later = {"data__weights_later": ((4.0, 0.0, 1.0),), "batch_ramp": ((4, 16),)}
     straight, parent, branch = (tmp_path / name for name in ("straight", "parent", "branch"))
-    assert train.run(make_config("causal_lm", bank, **how, **later), straight) == 0
-    assert train.run(make_config("causal_lm", bank, **how), parent) == 0
-    how["continue_from"] = f"{parent}@4"
-    assert train.run(make_config("causal_lm", bank, **how, **later), branch) == 0
+    with_later = how | later
+    following = with_later | {"continue_from": f"{parent}@4"}
+    for folder, changes in ((straight, with_later), (parent, how), (branch, following)):
+        assert run(make_config("causal_lm", bank, **changes), folder, monkeypatch)[0] == 0
 
     def read(folder):
         files = (folder / "logs/samples_000.jsonl", folder / "metrics.jsonl")
