@@ -76,24 +76,16 @@ def alone(bank, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "agnostic,devices,preset",
-    [(True, 2, "dp"), (False, 4, "fsdp"), (True, 4, "fsdp_tp")],
+    "agnostic,devices,preset,micro",
+    [(False, 2, "fsdp", 4), (True, 4, "fsdp_tp", 1)],
 )
-def test_every_mesh_gives_the_same_losses(
-    bank, alone, tmp_path, monkeypatch, agnostic, devices, preset
+def test_every_mesh_gives_the_same_losses_and_micro_batches_change_nothing(
+    bank, alone, tmp_path, monkeypatch, agnostic, devices, preset, micro
 ):
-    found = losses(
-        bank, tmp_path, monkeypatch, devices, model__channel_agnostic=agnostic, mesh__preset=preset
-    )
+    changes = {"model__channel_agnostic": agnostic, "mesh__preset": preset}
+    changes["optimizer__accumulate_steps"] = micro
+    found = losses(bank, tmp_path, monkeypatch, devices, **changes)
     np.testing.assert_allclose(found, alone[agnostic], rtol=1e-6)
-
-
-def test_micro_batches_change_nothing(bank, alone, tmp_path, monkeypatch):
-    np.testing.assert_allclose(
-        losses(bank, tmp_path, monkeypatch, 1, optimizer__accumulate_steps=4),
-        alone[False],
-        rtol=1e-6,
-    )
 
 
 def test_golden_losses(alone):
