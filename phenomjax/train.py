@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from phenomjax import optim, sharding, tasks
 from phenomjax import state as state_lib
 from phenomjax.checkpoints import checkpointer, init_from
-from phenomjax.checkpoints.workdir import CHECKPOINTS, open_workdir, workdir_error
+from phenomjax.checkpoints.workdir import begun, open_workdir, workdir_error
 from phenomjax.cluster import messages, ownership
 from phenomjax.cluster.start import use_compilation_cache
 from phenomjax.config import keys, stored
@@ -66,7 +66,7 @@ def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> in
     banner.this_process()
     config = init_from.resolve(tasks.resolve(config, workdir), workdir)
     config = branch.begin(config, workdir)
-    if (workdir / "config.json").exists() or any((workdir / CHECKPOINTS).glob("*")):
+    if begun(workdir):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         before = stored.load(workdir / "config.json")
         config = stored.as_begun(config, before)

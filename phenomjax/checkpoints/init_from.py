@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from phenomjax import state as state_lib
 from phenomjax.checkpoints import loading, named_axes
+from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.init_plan import (
     BY_NAME,
     FRESH,
@@ -103,7 +104,7 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     if not config.init_from or not has_grid(config) or config.model.position_grid:
         return config
-    begun = (workdir / "config.json").exists()
+    begun = workdir_lib.begun(workdir)
     folder = workdir if begun else loading.find(config.init_from).parent.parent
     theirs = config_stored.load(folder / "config.json")
     if not has_grid(theirs):

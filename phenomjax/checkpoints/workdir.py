@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from phenomjax.checkpoints import seal
+from phenomjax.config import stored
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_FAILED, UserError
 
@@ -90,6 +91,16 @@ def recorded_step(workdir: Path) -> int:
 def record_step(workdir: Path, step: int) -> None:
     """Records the newest sealed step, where launchers look; -1 when a run begins."""
     files.write_text(workdir / PROGRESS, f"{step}\n", flush=True)
+
+
+def begun(workdir: Path) -> bool:
+    """Whether a run has begun in a folder: it saved something, or holds it in memory. What ended
+    before leaves nothing that another configuration could harm.
+    """
+    if any((workdir / CHECKPOINTS).glob("*")) or recorded_step(workdir) >= 0:
+        return True
+    path = workdir / "config.json"
+    return path.exists() and stored.load(path).checkpoint.memory_every_steps > 0
 
 
 def delete(workdir: Path, step: int) -> None:

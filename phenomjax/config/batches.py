@@ -53,10 +53,11 @@ def check(c: ConfigDict) -> None:
       UserError: it is not pairs of steps and rows, or its steps do not rise.
     """
     ramp = c.batch_ramp
-    pairs = all(len(stage) == 2 for stage in ramp)
+    pairs = all(len(stage) == 2 for stage in (*ramp, *c.batches_before))
     if not pairs or any(one[0] >= other[0] for one, other in itertools.pairwise(ramp)):
+        before = f" and config.batches_before {c.batches_before}" * bool(c.batches_before)
         raise UserError(
-            f"config.batch_ramp is {ramp}; it must be pairs of a step and the rows of a batch from"
-            " there on, with steps that rise: --config.batch_ramp="
+            f"config.batch_ramp is {ramp}{before}; it must be pairs of a step and the rows of a"
+            " batch from there on, with steps that rise: --config.batch_ramp="
             f'"(({max(c.num_steps // 4, 1)}, {2 * c.global_batch_size}),)"'
         )

@@ -88,7 +88,7 @@ def add_sections(c: Section) -> None:
     # a well
     c.data.simulate.sites = whole(1, least=1)
     # pixels
-    c.data.simulate.size = whole(512, least=32)
+    c.data.simulate.size = whole(512, least=32, most=2**14)
     # pixels
     c.data.simulate.cell_radius = number(26.0, least=1)
     # and all other settings of data/simulated/screen_config.py, by their names there

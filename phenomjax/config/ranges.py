@@ -64,6 +64,13 @@ class Range:
         kinds: type = {int: numbers.Integral, float: numbers.Real}.get(self.kind, self.kind)
         return isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
 
+    def is_like(self, value: Any, depth: int | None = None) -> bool:
+        """Whether a value is of the kind, and nested as it must be; it may lie outside."""
+        depth = self.depth if depth is None else depth
+        if not depth:
+            return self.is_kind(value)
+        return isinstance(value, tuple) and all(self.is_like(each, depth - 1) for each in value)
+
     def _within(self, value: Any) -> bool:
         return (
             abs(value) < math.inf  # an int too, however large

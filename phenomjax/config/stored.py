@@ -89,17 +89,23 @@ def load(path: Path) -> ConfigDict:
             f"There is no {path}: {path.parent} is not the folder of a run, or lost its"
             " configuration."
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."
         ) from None
-    config = base(str(stored.get("task", "mae")))
+    task = str(stored.get("task", "mae"))
+    config, allowed = base(task), ranges.declared(declare(task))
     if stored.get("optimizer.ema_decay"):
         stored.setdefault("optimizer.ema_warmup", False)  # it came later
     for key, value in stored.items():
         try:
             _set(config, key, value)
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            if key in allowed and not allowed[key].is_like(value):
+                nested = "tuple of " * allowed[key].depth
+                raise TypeError(f"it must be {nested}{allowed[key].kind.__name__}")
+        except (TypeError, AttributeError, KeyError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} says {key} {value!r}, which cannot be ({error}): it was edited, or is"
                 " damaged. Restore it from the run's first lines of output."

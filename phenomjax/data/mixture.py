@@ -11,6 +11,7 @@ import numpy as np
 
 from phenomjax.system.errors import UserError
 
+WIDEST = 1e6  # times the smallest share is the largest: all turns are counted in whole numbers
 MANY = 64  # parts; from here on the turns are found by a compiled loop
 SHOWN = 8  # banks that are told of one by one
 # (position, share of each bank) from which on banks are mixed so
@@ -118,6 +119,13 @@ def resolved(weights: Shares, sizes: Mapping[str, int]) -> Shares:
             raise UserError(
                 f"{key}={tuple(shares)}{where} does not fit the {banks}: give one number"
                 " for each, 0 or more and not all 0, or () for as much of each as there is."
+            )
+        there = [share for share in shares if share]
+        if there and max(there) * (100 / min(there)) > 100 * WIDEST:
+            raise UserError(
+                f"{'data.weights_later' if position else 'data.weights'}={tuple(shares)}: the"
+                f" smallest is too small, or less than the largest by more than {WIDEST:,.0f}: give"
+                " numbers such as (3.0, 1.0), and leave out of data.banks what is not to come."
             )
     full = [(position, tuple(shares or sizes.values())) for position, shares in weights]
     return full

@@ -143,7 +143,7 @@ def _found(
             " is continued by its own command, without continue_from; to go on with other"
             " settings, give another --workdir."
         )
-    if (workdir / "config.json").exists():
+    if workdir_lib.begun(workdir):
         before = stored.load(workdir / "config.json")
         if before.continue_from:
             there = origin(before)
@@ -157,8 +157,13 @@ def _found(
     if has_grid(c) and has_grid(theirs):
         filled["position_grid"] = c.model.position_grid = position_grid(c, theirs)
     _check(c, theirs, run, step)
-    memory = recovery.memory(run / CHECKPOINTS / str(step))
-    position = memory_position(step, memory)
+    try:
+        memory = recovery.memory(run / CHECKPOINTS / str(step))
+        position = memory_position(step, memory)
+        memory["window"], memory["data"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        wrong = [f"meta/metadata cannot be read ({error})"]
+        raise UserError(_damaged(f"{run}@{step}", wrong)) from error
     now = Batches(batches.own(c)).rows(position)
     why = _other_order(c, theirs, memory, position)
     earlier = [] if why else [each for each in batches.stages(theirs) if each[0] < position]
@@ -196,6 +201,15 @@ def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int
             " run to go on from, and if it is not its newest checkpoint its step: WORKDIR@STEP."
         )
     theirs, there = stored.load(run / "config.json"), workdir_lib.sealed_steps(run)
+    try:  # that it can be read, though its values may be refused by now
+        batches.check(theirs)
+        if "weights_later" in theirs.data:
+            mixtures.check(theirs)
+    except UserError as error:
+        raise UserError(
+            f"config.continue_from is {text}, and {run / 'config.json'} was edited, or is damaged:"
+            f" {error}"
+        ) from error
     if alone := [each for each in there if not (run / CHECKPOINTS / str(each) / "rest").is_dir()]:
         raise UserError(
             f"config.continue_from is {text}, and {run} holds parameters alone, without the state"
@@ -316,7 +330,10 @@ def _tell(
         for key in sorted(mine.keys() | old.keys())
         if not key.startswith(OWN) and mine.get(key) != old.get(key)
     }
-    was, becomes = (float(f"{optim.schedule(each)(step):.6g}") for each in (theirs, c))
+    last = max(min(step, theirs.num_steps - 1), 0)  # of a run that is over nothing comes behind it
+    was, becomes = (
+        float(f"{optim.schedule(each)(at):.6g}") for each, at in ((theirs, last), (c, step))
+    )
     data = (
         f"begin anew: {why}. What was read before may come again"
         if why
@@ -354,7 +371,7 @@ def _tell(
         Batches(each).rows(position) for each in (batches.stages(theirs), batches.own(c))
     )
     if rows_before != rows_now and not meant:
-        ratio = rows_now / rows_before
+        ratio = rows_now / max(rows_before, 1)
         log.info(
             "continue_from: batches go from %d to %d rows, and the learning rate stays as it is"
             " configured. Rules that are in use: times %.3g (linear), times %.3g (square root).",

@@ -1,5 +1,6 @@
 """Configurations as a command line names them: files of users, stored ones, and values on top."""
 
+import json
 import os
 from pathlib import Path
 
@@ -115,6 +116,28 @@ def test_the_configuration_of_a_run_is_one(file, tmp_path):
     (tmp_path / "config.json").write_text("print('run')")
     with pytest.raises(UserError, match="is not valid JSON"):
         read_config(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize(
+    "section,key,value,text",
+    [
+        ("optimizer", "learning_rate", 10**400, "too large"),
+        (None, "batch_ramp", [8], "must be tuple of tuple of int"),
+        (None, "freeze", [["head/.*"]], "must be tuple of str"),
+        (None, "num_steps", True, "must be int"),
+    ],
+    ids=["large", "flat", "nested", "switch"],
+)
+def test_a_configuration_that_was_edited_is_told(file, tmp_path, section, key, value, text):
+    path, content = tmp_path / "config.json", read_config(file).to_dict()
+    (content[section] if section else content)[key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{path} says .*{text}"):
+        read_config(str(path))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=f"{path} cannot be read"):
+        read_config(str(path))
 
 
 def test_home_is_home_in_every_path(monkeypatch, tmp_path):

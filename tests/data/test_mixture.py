@@ -67,6 +67,8 @@ def test_parts_go_on_where_they_were_when_shares_change():
             r"data.weights_later=\(0, 0\), from step 9 on, does not fit the 2",
         ),
         ([(0, (1, 0)), (5, (2, 0))], "data.weights never gives anything to b.zarr"),
+        ([(0, (1, 1e30))], "less than the largest by more than 1,000,000"),
+        ([(0, (1e-320, 0))], "the smallest is too small"),
         ([(0, (1, 1)), (5, (0, 1)), (7, (1, 0))], ""),
     ],
 )

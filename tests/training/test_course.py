@@ -278,3 +278,32 @@ def test_a_damaged_checkpoint_is_told_and_not_touched(parent, tmp_path):
     ):
         train.run(make_config(**PARENT, continue_from=f"{other}@8"), tmp_path / "new")
     assert snapshot(other) == before
+    for damage in ("{", '{"window": null}'):
+        (other / "checkpoints/8/meta/metadata").write_text(damage)
+        with pytest.raises(UserError, match=r"8 is damaged.*meta/metadata cannot be read"):
+            train.run(make_config(**PARENT, continue_from=f"{other}@8"), tmp_path / "new")
+    content = json.loads((other / "config.json").read_text()) | {"batches_before": [[3]]}
+    (other / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"other/config.json was edited.*batches_before"):
+        train.run(make_config(**PARENT, continue_from=f"{other}@8"), tmp_path / "new")
+
+
+def test_what_was_refused_is_mended_in_the_same_folder(parent, tmp_path):
+    """Nothing was saved, so the configuration that was refused does not hold the folder."""
+    how = {**PARENT, "continue_from": f"{parent}@8", "num_steps": 9}
+    with pytest.raises(UserError, match=r"Set config.freeze and config.optimizer as there"):
+        train.run(make_config(**how, freeze=("dense/bias",)), tmp_path)
+    assert train.run(make_config(**how), tmp_path) == 0
+    with pytest.raises(UserError, match="another configuration: seed: 0 there, 1 now"):
+        train.run(make_config(**how, seed=1), tmp_path)
+
+
+def test_a_run_that_ended_at_no_rate_is_no_rate_to_go_on_with(tmp_path, caplog):
+    how = {"optimizer__schedule": "warmup_linear", "figures__num_images": 0}
+    assert train.run(make_config(**how, num_steps=4), tmp_path / "a") == 0
+    again = {"continue_from": str(tmp_path / "a"), "num_steps": 8}
+    assert train.run(make_config(**how, **again), tmp_path / "b") == 0
+    # 1e-2 over 1 step and down over 3: a third of it at the fourth
+    record = json.loads((tmp_path / "b" / "continued_from.json").read_text())
+    np.testing.assert_allclose(record["learning_rate"], [1e-2 / 3, 4e-2 / 7], rtol=1e-3)
+    assert "--config.optimizer.learning_rate=0.00333333" in caplog.text
