@@ -98,6 +98,12 @@ class LanguageModel:
                         " take it from the banks."
                     )
             bank, m = open_token_bank(config.data.banks[0]), config.model
+            if "cutoffs" in m and max(m.cutoffs, default=0) >= m.vocab_size:
+                raise UserError(
+                    f"config.model.cutoffs {tuple(m.cutoffs)}: a cluster begins at"
+                    f" {max(m.cutoffs)}, and there are tokens 0 to {m.vocab_size - 1} alone, so"
+                    ' nothing would be in it. Set --config.model.cutoffs="()", or lower ones.'
+                )
             prepared = bank.attributes["options"].get("prepare") or {}
             m.alphabet, m.boundary, m.rare = (
                 bank.vocabulary.name,

@@ -150,6 +150,10 @@ def test_errors(banks, tmp_path):
         ),
     ):
         make(banks, segment_len=500)
+    with pytest.raises(
+        UserError, match=r"for each of 1 lanes. Set --config.data.segment_len=\d+ or"
+    ):
+        make(banks, segment_len=10**6, global_batch_size=1)
     with pytest.raises(UserError, match=r"not divisible by the number of processes 4"):
         make(banks, process_count=4)
     other = write_token_bank(tmp_path / "c.zarr", {"train": [("x", "CCO")]}, alphabet="smiles")

@@ -12,6 +12,7 @@ from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
 from phenomjax.cluster import messages
 from phenomjax.data.simulated.families import FamilyConfig, write_families
+from phenomjax.system.errors import UserError
 from phenomjax.training.evaluators import STANDARD
 
 TINY: dict[str, dict] = {
@@ -59,6 +60,13 @@ def bank(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "families.zarr"
     write_families(path, FamilyConfig(families=3, members=20, length=40))
     return path
+
+
+def test_a_cluster_beyond_the_vocabulary_is_refused(bank, tmp_path):
+    c = config.base("causal_lm")
+    c.data.banks, c.model.cutoffs = (str(bank),), (10, 32)
+    with pytest.raises(UserError, match=r"begins at 32, and there are tokens 0 to 31 alone"):
+        tasks.resolve(config.finalize(c), tmp_path)
 
 
 def make_config(task, bank, **changes):

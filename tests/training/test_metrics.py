@@ -104,6 +104,8 @@ class WandB:
         return settings
 
     def init(self, **settings):
+        if "/" in settings["project"]:
+            raise ValueError("invalid project name: it has a '/'.")
         if not self.key and settings.get("mode") != "offline":
             raise self.Error("No API key configured. Use `wandb login` to log in.")
         self.inits.append(settings)
@@ -148,6 +150,11 @@ def test_a_run_of_wandb_is_that_of_its_folder(tmp_path, monkeypatch, caplog):
     assert (named["name"], named["entity"], named["group"]) == ("n", "e", "g")
     (tmp_path / "old" / "wandb").mkdir(parents=True)  # of a version that took the folder's name
     assert start("old", resume=3)["id"] == "old"
+    (tmp_path / "a/l8/wandb_run").write_text("")
+    assert start("a/l8", resume=3)["id"]
+    c.log.wandb_project = "cells/l8"
+    with pytest.raises(UserError, match=r"W&B does not take the config.log.wandb_\*.*it has a '/'"):
+        start("c/l8")
 
 
 def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):

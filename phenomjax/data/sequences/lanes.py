@@ -284,12 +284,15 @@ class LaneLoader:
                 )
         self._process = process_index, process_count
         tokens = self.corpus.num_tokens
-        fits = max(tokens // segment_len, 1)
+        fits = tokens // segment_len
         if (split == "train" and self.batches.most > fits) or not tokens:
+            ways = f"--config.global_batch_size={fits} or less, a smaller --config.data.segment_len"
+            if not fits:
+                length = max(tokens // self.batches.most, 1)
+                ways = f"--config.data.segment_len={length} or less"
             raise UserError(
                 f"The {split} split has {tokens:,} tokens, less than one segment of {segment_len}"
-                f" tokens for each of {self.batches.most} lanes. Set"
-                f" --config.global_batch_size={fits} or less, a smaller --config.data.segment_len,"
+                f" tokens for each of {self.batches.most} lanes. Set {ways},"
                 f" or {'a larger --config.data.subset' if subset < 1 else 'add sequences'}."
             )
         sizes = {

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.system import files
+from phenomjax.system.errors import UserError
 from phenomjax.training.writers.pixels import pixels
 from phenomjax.training.writers.workdir import run_name
 
@@ -30,7 +31,7 @@ class WeightsAndBiases:
         import wandb
 
         self._wandb, marker, c = wandb, workdir / "wandb_run", config.log
-        if not marker.exists():
+        if not (marker.exists() and marker.read_text().strip()):
             # versions before this one took the folder's name
             before = (workdir / "wandb").is_dir()
             files.write_text(marker, (workdir.name if before else secrets.token_hex(8)) + "\n")
@@ -45,11 +46,20 @@ class WeightsAndBiases:
             "dir": str(workdir),
             "config": config.to_dict(),
         }
+        # ValueError and TypeError: settings are checked by pydantic
+        failures = wandb.errors.Error, ValueError, TypeError
         try:
             online = wandb.Settings(login_timeout=LOGIN_SECONDS)
             self._run = wandb.init(**settings, settings=online)
-        except wandb.errors.Error as error:
-            self._run = wandb.init(**settings, mode="offline")
+        except failures as error:
+            try:
+                self._run = wandb.init(**settings, mode="offline")
+            except failures as again:  # a name that it does not take, say
+                raise UserError(
+                    f"W&B does not take the config.log.wandb_* of this run"
+                    f" ({' '.join(str(again).split())[:300].rstrip('.')}). Correct them, or go on"
+                    " without: --config.log.wandb_project=''."
+                ) from again
             log.warning(
                 "W&B cannot be used now (%s): this start is kept in %s/wandb. Send it later with"
                 " `wandb login` and `wandb sync %s/wandb/offline-run-*`, or log in before the next"
