@@ -125,7 +125,7 @@ def controlled():
 
 
 @pytest.mark.parametrize(
-    "devices,micro,preset,more", [(4, 1, "dp", {}), (2, 2, "fsdp", {}), (2, 2, "dp", CONTROLLED)]
+    "devices,micro,preset,more", [(4, 1, "dp", {}), (2, 2, "fsdp", CONTROLLED)]
 )
 def test_devices_and_micro_batches_change_neither_losses_nor_statistics(
     alone, controlled, devices, micro, preset, more
@@ -188,7 +188,9 @@ def test_statistics_of_controls_know_nothing_of_the_other_images():
     _, _, theirs = loss(params, other, key, carry)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), moved, theirs)
     weight = jnp.where(batch["control"], 1.0, 0.0)
-    logits = task.logits({**params, **carry.value}, batch, Statistics(parts=1, weight=weight))
+    logits = jax.jit(lambda p: task.logits(p, batch, Statistics(parts=1, weight=weight)))(
+        {**params, **carry.value}
+    )
     told = ~np.asarray(batch["control"])
     expected = -jax.nn.log_softmax(logits)[np.flatnonzero(told), np.asarray(batch["label"])[told]]
     np.testing.assert_allclose(one, expected.mean(), rtol=1e-5)
