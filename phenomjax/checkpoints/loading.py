@@ -10,7 +10,7 @@ from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.config import stored as config_stored
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.types import Params
 
 
@@ -78,20 +78,26 @@ def metadata(item: Path) -> Params:
 
 
 def find(path: str | Path) -> Path:
-    """Resolves a run's workdir (its newest sealed checkpoint) or a checkpoint folder to the
-    checkpoint folder.
+    """Resolves a run's workdir or its folder of checkpoints (the newest sealed one), a checkpoint
+    folder, or WORKDIR@STEP to the checkpoint folder.
 
     Raises:
-      UserError: neither.
+      UserError: none of these.
     """
     path = Path(path).absolute()
+    run, _, step = str(path).rpartition("@")
+    if step.isdecimal() and Path(run).is_dir() and not path.exists():
+        path = Path(run, CHECKPOINTS, step)
+    if path.name == CHECKPOINTS:
+        path = path.parent
     if (path / "params").is_dir():
         return path
     steps = workdir_lib.sealed_steps(path)
     if not path.exists():
         raise UserError(
-            f"{path} does not exist (looked in {path.parent}). Give the workdir of a run that"
-            " saved, or one of its checkpoints/STEP folders."
+            f"{path} does not exist (looked in {path.parent})."
+            f"{did_you_mean(path.name, (each.name for each in path.parent.glob('*')))} Give the"
+            " workdir of a run that saved, or one of its checkpoints/STEP folders."
         )
     if not steps:
         if not (unsealed := workdir_lib.steps(path)):

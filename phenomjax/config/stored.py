@@ -185,18 +185,24 @@ def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> Non
             for k in differ[:8]
         )
         more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
+        saved = any((workdir / "checkpoints").glob("[0-9]*"))
         raise UserError(
             f"{workdir} holds a run with another configuration: {rows}{more}. Give another"
             " --workdir to start a new run, or the same configuration to continue that one (its"
-            f" resolved config is {workdir / 'config.json'}). To go on from its newest checkpoint"
-            f" with other settings: another --workdir and --config.continue_from={workdir}."
+            f" resolved config is {workdir / 'config.json'})."
+            + (
+                " To go on from its newest checkpoint with other settings: another --workdir and"
+                f" --config.continue_from={workdir}."
+                if saved
+                else " It has no checkpoint yet: if it is of no use, remove the folder."
+            )
         )
 
 
 def _difference(old: object, new: object) -> str:
     """What two values of a key are; of long lists, what one of them has alone."""
     if not (isinstance(old, tuple) and isinstance(new, tuple)) or max(len(old), len(new)) <= LISTED:
-        return f"{old} there, {new} now"
+        return " there, ".join("''" if value == "" else str(value) for value in (old, new)) + " now"
     told = [f"{len(old):,} names there, {len(new):,} now"]
     for side, mine, other in (("there", old, set(new)), ("now", new, set(old))):
         if only := [name for name in mine if name not in other]:

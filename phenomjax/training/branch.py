@@ -33,7 +33,7 @@ from phenomjax.config.checks import flatten
 from phenomjax.data.batches import Batches
 from phenomjax.state import TrainState
 from phenomjax.system import files
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.log import table
 from phenomjax.training.context import RunContext
 from phenomjax.training.course import JUMP
@@ -196,9 +196,11 @@ def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int
       UserError: there is none.
     """
     if not run.is_dir():
+        near = [each.name for each in run.parent.glob("*")]
         raise UserError(
-            f"config.continue_from is {text}, and there is no folder {run}. Give the workdir of the"
-            " run to go on from, and if it is not its newest checkpoint its step: WORKDIR@STEP."
+            f"config.continue_from is {text}, and there is no folder {run}."
+            f"{did_you_mean(run.name, near)} Give the workdir of the run to go on from, and if it"
+            " is not its newest checkpoint its step: WORKDIR@STEP."
         )
     theirs, there = stored.load(run / "config.json"), workdir_lib.sealed_steps(run)
     try:  # that it can be read, though its values may be refused by now
@@ -363,9 +365,14 @@ def _tell(
         log.warning(
             "continue_from: the learning rate goes at once from %.3g to %.3g, for the schedule '%s'"
             " over %d steps is there at step %d. To go on at the rate that it had: %s; to rise and"
-            " fall once more: --config.optimizer.schedule_from=%d",
+            " fall once more: --config.optimizer.schedule_from=%d%s",
             *(was, becomes, c.optimizer.schedule, c.num_steps, step),
             *(schedules.words(c, "constant", learning_rate=was), step),
+            # rates of a schedule are multiples of the learning rate
+            "; to keep this schedule from the rate that it had:"
+            f" --config.optimizer.learning_rate={c.optimizer.learning_rate * was / becomes:.6g}"
+            if was and becomes
+            else "",
         )
     rows_before, rows_now = (
         Batches(each).rows(position) for each in (batches.stages(theirs), batches.own(c))

@@ -309,7 +309,13 @@ def test_inference_refuses_a_damaged_checkpoint(copy):
             ),
         ):
             use()
-    assert loading.load(copy / "checkpoints" / "4")[2] == 4
+    for place in (copy / "checkpoints" / "4", f"{copy}@4"):
+        assert loading.load(place)[2] == 4
+    assert loading.find(copy / "checkpoints").name == "8"
+    with pytest.raises(UserError, match=r"checkpoints/7 does not exist"):
+        loading.find(f"{copy}@7")
+    with pytest.raises(UserError, match=f"Did you mean '{copy.name}'"):
+        loading.find(f"{copy}t")
 
 
 def test_inference_reads_what_it_verified(copy):

@@ -12,6 +12,7 @@ import pytest
 from phenomjax import config, optim, train
 from phenomjax.checkpoints import loading
 from phenomjax.system.errors import UserError
+from phenomjax.training import branch
 from tests.lab import toy_task
 from tests.training.test_train import equal, lines, make_config
 
@@ -204,6 +205,10 @@ def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, 
         ),
         ({"continue_from": "{parent}/none"}, "there is no folder {parent}/none"),
         (
+            {"continue_from": "{parent}t@8"},
+            "there is no folder {parent}t. Did you mean '{parent.name}'? Give the workdir",
+        ),
+        (
             {"continue_from": "{parent}"},
             "at step 12 of {parent}, and config.num_steps is 12: there would be no step to do",
         ),
@@ -229,6 +234,18 @@ def test_what_cannot_go_on_is_told_with_the_way(parent, tmp_path, changes, text)
         train.run(make_config(**PARENT, **filled), tmp_path)
     assert text.format(**places) in str(error.value)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_schedule_is_kept_from_the_rate_that_a_run_had(parent, tmp_path, caplog):
+    how = {**PARENT, "optimizer__schedule": "warmup_linear", "continue_from": f"{parent}@8"}
+    branch.begin(make_config(**how), tmp_path)
+    (rate,) = re.findall(
+        r"keep this schedule from the rate that it had: --config.optimizer.learning_rate=(\S+)",
+        caplog.text,
+    )
+    branch.begin(make_config(**how, optimizer__learning_rate=float(rate)), tmp_path)
+    record = json.loads((tmp_path / "continued_from.json").read_text())
+    assert record["learning_rate"] == pytest.approx([0.01, 0.01], rel=1e-4)
 
 
 def test_positions_in_the_data_go_on_over_branches_and_roll_backs(tmp_path, monkeypatch, caplog):
