@@ -1,7 +1,6 @@
 """The loop, read from top to bottom: set up, restore, step, log, evaluate, save."""
 
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from phenomjax import optim, sharding, tasks
 from phenomjax import state as state_lib
 from phenomjax.checkpoints import checkpointer, init_from
-from phenomjax.checkpoints.workdir import begun, open_workdir, workdir_error
+from phenomjax.checkpoints.workdir import open_workdir, workdir_error
 from phenomjax.cluster import messages, ownership
 from phenomjax.cluster.start import use_compilation_cache
 from phenomjax.config import keys, stored
@@ -29,6 +28,7 @@ from phenomjax.training.context import RunContext, make_context
 from phenomjax.training.divergence import Diverged, Readings, RollBacks
 from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
 from phenomjax.training.feed import DeviceFeed, check_same_data
+from phenomjax.training.keeping import Keeping
 from phenomjax.training.metrics import Window
 from phenomjax.training.profile import Profile
 from phenomjax.training.rates import Lap, Rates
@@ -66,12 +66,7 @@ def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> in
     banner.this_process()
     config = init_from.resolve(tasks.resolve(config, workdir), workdir)
     config = branch.begin(config, workdir)
-    if begun(workdir):
-        # Checkpoints without their config are an error of `load`: nobody could say whose they are.
-        before = stored.load(workdir / "config.json")
-        config = stored.as_begun(config, before)
-        stored.check_same_run(config, before, workdir)
-        course.tell_of_new_length(config, before, workdir)
+    config = course.going_on(config, workdir)
     messages.barrier("configuration checked")  # before process 0 writes it
     try:
         use_compilation_cache()
@@ -169,14 +164,15 @@ class Trainer:
             closing(profile),
             closing(self.pace),
         ):
-            self.saved_at, rates = time.monotonic(), Rates(run.goodput)
+            rates, window = Rates(run.goodput), readings.window
+            keep = Keeping(run, self.checkpoints, writers, window, self.roll_backs, self.early)
             run.goodput.begin(start)
             self.phase.beat(start)
             # The run was stopped between this step and these evaluators, or it was paused here.
             scores, redo = self.evaluators.run(step, state, writers, redo)
             enough = self.early.reason(step, scores)
             if not resumed and (scores or c.continue_from or c.divergence.action == "rollback"):
-                self.save(step, state, readings.window, scores, redo)
+                keep.save(step, state, scores, redo)
             stop = bool(redo) or (0 < c.stop_at_step <= step < c.num_steps and not enough)
             while step < c.num_steps and not stop and not enough:
                 profile.next(step, state)
@@ -202,20 +198,20 @@ class Trainer:
                 readings.catch_up()
                 ownership.confirm()
                 if due.log:
-                    self.log(step, readings.window.mean(), rates.lap())
+                    self.log(step, window.mean(), rates.lap())
                 names = due.evaluators
                 scores, redo = self.evaluators.run(step, state, writers, names, due.stop)
                 if enough := self.early.reason(step, scores):  # the rest of what is due at the end
                     if not due.log:
-                        self.log(step, readings.window.mean(), rates.lap())
+                        self.log(step, window.mean(), rates.lap())
                     rest = every.keys() - set(names)
                     more, later = self.evaluators.run(step, state, writers, rest, bool(redo))
                     scores, redo = scores | more, redo + later
                 stop = due.stop or bool(redo) or (due.pause and not enough)
-                if due.save or stop or enough or (due.ask_clock and self.minutes_are_over()):
-                    self.save(step, state, readings.window, scores, redo)
+                if due.save or stop or enough or (due.ask_clock and keep.minutes_are_over()):
+                    keep.save(step, state, scores, redo)
                 if due.copy and not stop:
-                    self.copy(step, state, readings.window)
+                    keep.copy(step, state)
                 rates.restart()
                 self.pace.restart()
             with self.phase("writing a checkpoint", slow=True):
@@ -234,37 +230,3 @@ class Trainer:
         banner.step_line(self.context, step, values, lap)
         values["perf/goodput"] = self.context.goodput.write(step)["goodput"]
         self.writers.scalars(step, values)
-
-    def minutes_are_over(self) -> bool:
-        """Whether a checkpoint is due by the clock, which is that of process 0."""
-        seconds = 60 * self.config.checkpoint.every_minutes
-        return messages.agree(time.monotonic() - self.saved_at > seconds)
-
-    def save(
-        self,
-        step: int,
-        state: TrainState,
-        window: Window,
-        scores: Mapping[str, float],
-        redo: Sequence[str],
-    ) -> None:
-        """Starts writing a checkpoint, of what was logged too."""
-        with self.phase("saving", slow=True):
-            self.checkpoints.save(step, state, self.memory(window, redo), scores)
-        self.saved_at = time.monotonic()
-
-    def copy(self, step: int, state: TrainState, window: Window) -> None:
-        """Starts copying the state into the memory of two nodes."""
-        with self.phase("saving", slow=True):
-            self.checkpoints.copy(step, state, self.memory(window, []))
-
-    def memory(self, window: Window, redo: Sequence[str]) -> dict[str, Any]:
-        """What a later start has to know besides the state; what was logged is on the disk."""
-        self.writers.flush()
-        return {
-            "window": window.state(),
-            "rollbacks": self.roll_backs.done,
-            "redo": redo,
-            "early": self.early.state(),
-            "data": self.loader.fingerprints,
-        }

@@ -20,12 +20,6 @@ def choose(config: ConfigDict, key: str, known: Iterable[str]) -> None:
         )
 
 
-def at_least_one(config: ConfigDict, key: str) -> None:
-    """Checks that a dotted key is 1 or more."""
-    if flatten(config)[key] < 1:
-        raise UserError(f"config.{key} is {flatten(config)[key]}; it must be at least 1.")
-
-
 def divides_batch(config: ConfigDict, key: str) -> None:
     """Checks that a dotted key divides the batch, also where a ramp makes it larger."""
     value = flatten(config)[key]

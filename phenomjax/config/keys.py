@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.config import batches, objectives, ranges, schedules
 from phenomjax.config.checks import divides_batch, flatten
-from phenomjax.config.ranges import Section, Where, choice, flag, number, several, text, whole
+from phenomjax.config.ranges import Section, choice, flag, number, several, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.user_files import expanded
 
@@ -121,7 +121,7 @@ def _mesh_and_log(c: Section) -> None:
     c.log.tensorboard = flag(True)
     # Weights & Biases project; "" = off
     c.log.wandb_project = text("")
-    wandb: Where = ("wandb_project", ())
+    wandb = ("wandb_project", ())
     # of its run; "" = the folder's name
     c.log.wandb_name = text("", where=wandb)
     # team or user; "" = yours

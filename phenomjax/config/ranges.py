@@ -28,7 +28,6 @@ class Range:
       choices: names that it can be; () = any text.
       zero: what 0 means ("off", "all"), where people of other programs write -1.
       depth: 1 of a tuple, 2 of a tuple of tuples.
-      items: how many a tuple has, where that is fixed; 0 = any number.
       where: (a key beside it, values of that key): with other values nothing reads it. Without
         values, any that is not empty, 0 or False.
     """
@@ -42,7 +41,6 @@ class Range:
     choices: tuple[str, ...] = ()
     zero: str = ""
     depth: int = 0
-    items: int = 0
     where: tuple[str, tuple[str, ...]] | None = None
 
     def holds(self, value: Any) -> bool:
@@ -51,8 +49,7 @@ class Range:
 
     def _holds(self, value: Any, depth: int) -> bool:
         if depth:
-            whole = isinstance(value, tuple) and (not self.items or len(value) in (0, self.items))
-            return whole and all(self._holds(item, depth - 1) for item in value)
+            return isinstance(value, tuple) and all(self._holds(one, depth - 1) for one in value)
         if not self.is_kind(value):
             return False
         if self.kind is str:
@@ -114,80 +111,45 @@ class Declared(NamedTuple):
     allowed: Range
 
 
-Where = tuple[str, tuple[str, ...]] | None
+# Each declares a key by its default; `limits` are more attributes of its `Range`.
 
 
 def number(
-    default: float,
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-    zero: str = "",
-    where: Where = None,
+    default: float, least: float | None = None, most: float | None = None, **limits: Any
 ) -> Any:
     """A finite float and its ends."""
-    return Declared(float(default), Range(float, least, most, above, below, zero=zero, where=where))
+    return Declared(float(default), Range(float, least, most, **limits))
 
 
-def share(default: float, *, zero: str = "", where: Where = None) -> Any:
+def share(default: float, **limits: Any) -> Any:
     """A float from 0 to 1."""
-    return number(default, 0, 1, zero=zero, where=where)
+    return number(default, 0, 1, **limits)
 
 
-def whole(
-    default: int,
-    least: int | None = None,
-    most: int = LARGEST,
-    *,
-    also: int | None = None,
-    zero: str = "",
-    where: Where = None,
-) -> Any:
+def whole(default: int, least: int | None = None, most: int = LARGEST, **limits: Any) -> Any:
     """An int and its ends; 32 bits hold it."""
-    return Declared(default, Range(int, least, most, also=also, zero=zero, where=where))
+    return Declared(default, Range(int, least, most, **limits))
 
 
-def choice(default: str, choices: Iterable[str], *, where: Where = None) -> Any:
+def choice(default: str, choices: Iterable[str], **limits: Any) -> Any:
     """One of some names."""
-    return Declared(default, Range(str, choices=tuple(choices), where=where))
+    return Declared(default, Range(str, choices=tuple(choices), **limits))
 
 
-def flag(default: bool, *, where: Where = None) -> Any:
+def flag(default: bool, **limits: Any) -> Any:
     """True or False."""
-    return Declared(default, Range(bool, where=where))
+    return Declared(default, Range(bool, **limits))
 
 
-def text(default: str, *, where: Where = None) -> Any:
+def text(default: str, **limits: Any) -> Any:
     """Any text."""
-    return Declared(default, Range(str, where=where))
+    return Declared(default, Range(str, **limits))
 
 
-def several(
-    kind: type,
-    default: tuple = (),
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    above: float | None = None,
-    choices: Iterable[str] = (),
-    depth: int = 1,
-    items: int = 0,
-    where: Where = None,
-) -> Any:
-    """A tuple of numbers between ends, or of texts, which may have to be some of these."""
-    allowed = Range(
-        kind,
-        least,
-        LARGEST if kind is int and most is None else most,
-        above,
-        choices=tuple(choices),
-        depth=depth,
-        items=items,
-        where=where,
-    )
-    return Declared(default, allowed)
+def several(kind: type, default: tuple = (), *, depth: int = 1, **limits: Any) -> Any:
+    """A tuple of numbers between ends, or of texts."""
+    most = {"most": LARGEST} if kind is int else {}
+    return Declared(default, Range(kind, depth=depth, **most | limits))
 
 
 class Section(ConfigDict):
@@ -274,9 +236,6 @@ def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
             f"config.{key} is '{wrong}'.{did_you_mean(str(wrong), allowed.choices)} It can be"
             f" {', '.join(name or repr('') for name in allowed.choices)}."
         )
-        return
-    if many and allowed.items and len(value) not in (0, allowed.items):
-        yield f"config.{key} has {len(value)} values; it must have {allowed.items}, or none."
         return
     if many and allowed.kind is str and len(set(map(str, value))) and "" not in value:
         yield f"config.{key} is {value!r}, and each must be a text: set"

@@ -23,8 +23,6 @@ from phenomjax.standby.serving import Server
 
 BEAT_SECONDS = 1.0
 LOST_LAUNCHER_SECONDS = 20.0
-# Memory of the command line in which a forked process writes its own.
-PADDING = " " * 4096
 
 
 class Keeper:
@@ -44,7 +42,7 @@ class Keeper:
         self._sending, self._leaving = threading.Lock(), False
         mine, theirs = socket.socketpair()
         self._zygote = mine
-        command = [sys.executable, "-m", "phenomjax.standby.zygote", str(theirs.fileno()), PADDING]
+        command = [sys.executable, "-m", "phenomjax.standby.zygote", str(theirs.fileno()), *program]
         subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
 

@@ -1,5 +1,6 @@
 """Imports what training imports, once, and forks a training process whenever it is asked to:
-`python -m phenomjax.standby.zygote FD`, started by a keeper.
+`python -m phenomjax.standby.zygote FD PROGRAM …`, started by a keeper. The words of the program are
+there for `ps` alone.
 
 It touches no device and starts no thread, so that a fork of it is a whole program. Its children
 end with it, and it ends with the keeper.
@@ -94,7 +95,6 @@ class Zygote:
         self._selector.close()
         self._control.close()
         os.environ.update(message["environment"])
-        _name(message["words"])
         return message["words"]
 
     def _ended(self, key: selectors.SelectorKey) -> None:
@@ -113,17 +113,6 @@ class Zygote:
         for pid in self._children.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, number)
-
-
-def _name(words: Sequence[str]) -> None:
-    """Makes `ps` show the words: the memory of this process's own command line is written over."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        begin, end = int(fields[45]), int(fields[46])  # arg_start, arg_end of proc(5)
-        text = b"\0".join(word.encode() for word in [sys.executable, *words])[: end - begin - 1]
-        with open("/proc/self/mem", "r+b", buffering=0) as memory:
-            memory.seek(begin)
-            memory.write(text.ljust(end - begin, b"\0"))
 
 
 def run(words: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A run that changes its course: another length in the same folder."""
+"""A run that is started again in its folder, where its length may have changed."""
 
 import logging
 from pathlib import Path
@@ -7,11 +7,28 @@ from ml_collections import ConfigDict
 
 from phenomjax import optim
 from phenomjax.checkpoints import workdir as workdir_lib
-from phenomjax.config import schedules
+from phenomjax.config import schedules, stored
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 JUMP = 0.05  # a rate that differs by more than this share is another one
+
+
+def going_on(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The configuration of this start of a run; where the run has begun, it is known to be the same
+    one, with what stays as it began.
+
+    Raises:
+      UserError: the folder holds another run, or one that is beyond its new end.
+    """
+    if not workdir_lib.begun(workdir):
+        return config
+    # Checkpoints without their config are an error of `load`: nobody could say whose they are.
+    before = stored.load(workdir / "config.json")
+    config = stored.as_begun(config, before)
+    stored.check_same_run(config, before, workdir)
+    tell_of_new_length(config, before, workdir)
+    return config
 
 
 def tell_of_new_length(config: ConfigDict, before: ConfigDict, workdir: Path) -> None:
