@@ -1,23 +1,12 @@
 """Checks of single keys, each with the mend in its message."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from phenomjax.data import store
-from phenomjax.system.errors import UserError, did_you_mean
-
-
-def choose(config: ConfigDict, key: str, known: Iterable[str]) -> None:
-    """Checks that the value of a dotted key is one of the known names."""
-    value = flatten(config)[key]
-    if value not in known:
-        raise UserError(
-            f"config.{key} is '{value}'.{did_you_mean(str(value), known)} It can be"
-            f" {', '.join(known)}."
-        )
+from phenomjax.system.errors import UserError
 
 
 def divides_batch(config: ConfigDict, key: str) -> None:

@@ -17,7 +17,8 @@ from phenomjax.data import node_cache
 from phenomjax.data.selections import choose
 from phenomjax.data.sequences import staging
 from phenomjax.data.sequences.bank import BOUNDARIES, TokenBank, open_token_bank
-from phenomjax.data.sequences.lanes import Corpus, LaneLoader
+from phenomjax.data.sequences.corpus import Corpus
+from phenomjax.data.sequences.lanes import LaneLoader
 from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary, vocabulary
 from phenomjax.data.simulated import families
 from phenomjax.data.staging import folder_of

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from phenomjax.data.batches import Batches
-from phenomjax.data.sequences import lanes, segments
+from phenomjax.data.sequences import corpus, lanes, segments
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.system.errors import UserError
 
 
 @pytest.fixture
 def banks(tmp_path, monkeypatch):
-    monkeypatch.setattr(lanes, "GROUP", 4)
+    monkeypatch.setattr(corpus, "GROUP", 4)
     random = np.random.default_rng(0)
 
     def proteins(count, tag):
@@ -47,14 +47,14 @@ def sequences(bank, split):
 
 
 def test_an_epoch_is_a_permutation_of_all_sequences(banks):
-    corpus = lanes.Corpus(banks, "train")
+    whole = corpus.Corpus(banks, "train")
     expected = sorted(s for bank in banks for s in sequences(bank, "train"))
-    streams = [lanes.EpochStream(corpus, 3, epoch) for epoch in (0, 1)]
+    streams = [corpus.EpochStream(whole, 3, epoch) for epoch in (0, 1)]
     texts = [bytes(stream.read(0, len(stream))) for stream in streams]
     assert texts[0] != texts[1]
     for text in texts:
         assert sorted(part + b"\x03" for part in text.split(b"\x03")[:-1]) == expected
-    plain = lanes.EpochStream(corpus, None, 0)
+    plain = corpus.EpochStream(whole, None, 0)
     assert bytes(plain.read(0, len(plain))) == b"".join(
         s for bank in banks for s in sequences(bank, "train")
     )

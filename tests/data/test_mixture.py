@@ -12,7 +12,7 @@ from phenomjax import config
 from phenomjax.config import mixtures
 from phenomjax.data import mixture
 from phenomjax.data.mixture import Mixture
-from phenomjax.data.sequences import lanes
+from phenomjax.data.sequences import corpus
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.data.sequences.lanes import LaneLoader, MirroredLaneLoader
 from phenomjax.data.sequences.spans import SpanLoader
@@ -125,7 +125,7 @@ WEIGHTS = [(0, (2.0, 1.0, 1.0)), (48, (1.0, 3.0, 0.0)), (96, (0.0, 1.0, 1.0))]
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    monkeypatch.setattr(lanes, "GROUP", 4)
+    monkeypatch.setattr(corpus, "GROUP", 4)
 
 
 def make(banks, kind=LaneLoader, **changes):

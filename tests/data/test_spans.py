@@ -5,7 +5,7 @@ and for whom it is the same.
 import numpy as np
 import pytest
 
-from phenomjax.data.sequences import lanes
+from phenomjax.data.sequences import corpus
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.data.sequences.spans import SpanLoader
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, CLS, EOS, SEP
@@ -63,7 +63,7 @@ def test_specs_and_layout(bank):
 
 def test_rows_follow_their_lanes(bank):
     spans = loader(bank)
-    stream = lanes.EpochStream(spans.corpus, 3, 0)
+    stream = corpus.EpochStream(spans.corpus, 3, 0)
     _, shift = spans._make_stream(0)
     continued = from_elsewhere = 0
     for step in range(spans.steps_per_epoch):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from phenomjax.config import image_data
-from phenomjax.config.checks import at_least_one
+from phenomjax.config.ranges import whole
 from phenomjax.models import draws
 from phenomjax.system.errors import UserError
 from phenomjax.tasks.image_objective import ImageObjective, row_sums
@@ -18,13 +18,12 @@ from phenomjax.tasks.image_objective import ImageObjective, row_sums
 
 def add_sections(c):
     image_data.add_sections(c)
-    c.model.dim = 8  # of an embedding
+    c.model.dim = whole(8, least=1)  # of an embedding
     c.model.temperature = 0.2
     c.optimizer.learning_rate = 1e-3
 
 
 def check(c):
-    at_least_one(c, "model.dim")
     if c.model.temperature <= 0:
         raise UserError(
             f"config.model.temperature is {c.model.temperature}; it must be above 0, e.g. 0.2."

@@ -17,7 +17,8 @@ from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.selections import Judged, Selection, choose, write
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
-from phenomjax.data.sequences.lanes import Corpus, EpochStream, LaneLoader
+from phenomjax.data.sequences.corpus import Corpus, EpochStream
+from phenomjax.data.sequences.lanes import LaneLoader
 from phenomjax.prepare import index
 from phenomjax.prepare.inspect import images as inspect
 from phenomjax.prepare.subsets import command

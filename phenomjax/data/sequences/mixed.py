@@ -114,7 +114,7 @@ class MixedStream:
     Args:
       plan: says which stretch is of which bank.
       tokens: of each bank.
-      epoch: makes (the `lanes.EpochStream` of a bank's epoch, the place in it where its first
+      epoch: makes (the `corpus.EpochStream` of a bank's epoch, the place in it where its first
         stretch begins).
     """
 

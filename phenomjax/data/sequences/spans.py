@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from phenomjax.data.draws import HELD_OUT_SPANS, SPANS, raw
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.lanes import LaneLoader
 from phenomjax.data.sequences.segments import Segments
@@ -156,12 +157,11 @@ class SpanLoader(LaneLoader):
         """
         count = -(-(self.row_len + sum(self.goals) + 2) // 4) * 4  # Philox counts in fours
         # all runs are judged on the same spans
-        seed, stream = (self.seed, 4) if self.split == "train" else (0, 5)
-        key = np.array([seed, stream], np.uint64)
+        train = self.split == "train"
+        seed, stream = (self.seed, SPANS) if train else (0, HELD_OUT_SPANS)
 
         def drawn(row: int, step: int, rows: int) -> np.ndarray:
-            counter = np.array([row * (count // 4), step, 0, 0], np.uint64)
-            return np.random.Philox(key=key, counter=counter).random_raw(count * rows)
+            return raw(count * rows, seed, stream, row * (count // 4), step)
 
         local = self._local(step)
         if not self.once:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from phenomjax.data.draws import permutation
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.loading.loader import Group, ImageLoader
-from phenomjax.data.images.loading.order import Order, permutation
+from phenomjax.data.images.loading.groups import Group
+from phenomjax.data.images.loading.loader import ImageLoader
+from phenomjax.data.images.loading.order import Order
 from phenomjax.data.images.loading.parts import EachOnce, PartOrder
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.mixture import Shares

@@ -5,11 +5,8 @@ processes read them.
 import bisect
 import functools
 import itertools
-import logging
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +14,8 @@ from phenomjax.data import mixture
 from phenomjax.data.batches import Batches
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading import fitness
+from phenomjax.data.images.loading.decoding import Decoder
+from phenomjax.data.images.loading.groups import Group, groups_of
 from phenomjax.data.images.loading.order import (
     BatchOrder,
     Finite,
@@ -25,40 +24,16 @@ from phenomjax.data.images.loading.order import (
     crop_draws,
     item_draws,
 )
-from phenomjax.data.images.loading.reader import (
-    INDEX_CACHE_BYTES,
-    BadImageError,
-    CropReader,
-    amplification,
-    image_names,
-)
+from phenomjax.data.images.loading.reader import amplification, image_names
 from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.rows import Rows
-from phenomjax.data.images.shards import IndexCache
 from phenomjax.data.mixture import Shares
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
 from phenomjax.data.selections import Chosen
 from phenomjax.data.subset import nested
-from phenomjax.system.errors import UserError
 from phenomjax.system.processes import core_count
 
-log = logging.getLogger("phenomjax")
 SHOWN = 8  # banks that the banner describes
-
-
-@dataclass(frozen=True)
-class Group:
-    """Banks whose images can share a batch.
-
-    Attributes:
-      channels: names, in the order of the last axis.
-      dtype: of the pixels.
-      banks: positions in the loader's list of banks.
-    """
-
-    channels: tuple[str, ...]
-    dtype: np.dtype
-    banks: tuple[int, ...]
 
 
 class ImageLoader:
@@ -145,7 +120,7 @@ class ImageLoader:
             global_batch_size,
             max(prefetch_batches, 1),
         )
-        self.on_bad_image, self.max_bad_images = on_bad_image, max_bad_images
+        self.on_bad_image = on_bad_image
         self.threads = threads or core_count()
         self.batches = Batches(stages or [(0, global_batch_size)])
         self._process = process_index, process_count
@@ -161,10 +136,9 @@ class ImageLoader:
         if split == "train" and subset < 1:
             arrays = [rows.array() for rows in self._rows]
             self._rows = list(map(Rows.of, nested(self.banks, arrays, subset)))
-        self.groups = self._make_groups()
+        self.groups = groups_of(self.banks, self._rows, split)
         self.num_images = sum(map(len, self._rows))
-        self._readers: dict[int, CropReader] = {}
-        self._indices = IndexCache(INDEX_CACHE_BYTES)
+        self._decoder = Decoder(self.banks, split, self._locate, on_bad_image, max_bad_images)
         self._first_id = [0, *itertools.accumulate(len(bank) for bank in self.banks)]
         # in the order in which images count
         self._sources = [bank for group in self.groups for bank in group.banks]
@@ -181,8 +155,6 @@ class ImageLoader:
         else:  # losses at all steps are of the same mixture
             self.weights = mixture.mean(self.weights, sizes)
         self._order = self._make_order(self.weights)
-        self._bad: set[tuple[int, int]] = set()
-        self._lock = threading.Lock()
         prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in self.banks]
         self.fingerprints = {
             f"{n} {bank.path.name}": fingerprint
@@ -195,7 +167,7 @@ class ImageLoader:
 
     @property
     def bad_items(self) -> int:
-        return len(self._bad)
+        return len(self._decoder.bad)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -280,7 +252,7 @@ class ImageLoader:
             f"{bank.path.name} ({len(rows):,} of {len(bank):,} images of {bank.shape[1]} x"
             f" {bank.shape[2]} px, {bank.shape[3]} channels {bank.dtype.name}, decodes"
             f" {amplification(bank, self.crop_size, self.crops_per_image):.1f} x the"
-            f" crop{'' if self._reader(number).direct else ', by TensorStore'})"
+            f" crop{'' if self._decoder.reader(number).direct else ', by TensorStore'})"
             for number, (bank, rows) in enumerate(zip(shown, self._rows, strict=False))
         )
         if len(shown) < len(self.banks):
@@ -331,19 +303,6 @@ class ImageLoader:
         rows = self._rows[bank]
         return bank, int(rows[(number - self._first_image[source] + attempt) % len(rows)])
 
-    def _make_groups(self) -> list[Group]:
-        members: dict[tuple[tuple[str, ...], np.dtype], list[int]] = {}
-        for number, (bank, rows) in enumerate(zip(self.banks, self._rows, strict=True)):
-            if len(rows):
-                members.setdefault((bank.channels, bank.dtype), []).append(number)
-            else:
-                log.info(
-                    "%s has no image in the %s split and is not used for it", bank.path, self.split
-                )
-        return [
-            Group(channels, dtype, tuple(banks)) for (channels, dtype), banks in members.items()
-        ]
-
     def _spec(self, group: Group, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         ids, depth = np.dtype(np.int32), len(group.channels)
         return {
@@ -356,12 +315,6 @@ class ImageLoader:
     def _buffer_bytes(self) -> int:
         pixels = max(len(group.channels) * group.dtype.itemsize for group in self.groups)
         return self.batches.most // self._process[1] * self.crop_size**2 * pixels
-
-    def _reader(self, bank: int) -> CropReader:
-        reader = self._readers.get(bank)
-        if reader is None:
-            reader = self._readers.setdefault(bank, CropReader(self.banks[bank], self._indices))
-        return reader
 
     def _plan(self, step: int, buffer: np.ndarray) -> tuple[dict[str, np.ndarray], list[Task]]:
         """The arrays of a step, pixels in `buffer`, and the tasks that fill pixels and image, each
@@ -400,7 +353,8 @@ class ImageLoader:
                 for out, (_, _, turn) in zip(pixels[rows], crops, strict=True)
             ]
             ys, xs = [crop[0] for crop in crops], [crop[1] for crop in crops]
-            image[rows] = self._read(outs, number, ys, xs)
+            bank, read = self._decoder.read(outs, number, ys, xs)
+            image[rows] = self._first_id[bank] + read
             row = rows.stop
         if self.once:
             first = self._local(step).start
@@ -432,38 +386,3 @@ class ImageLoader:
         if self.flip:
             out = out[:: -1 if draw & 1 else 1, :: -1 if draw & 2 else 1]
         return out
-
-    def _read(self, outs: list[np.ndarray], number: int, ys: list[int], xs: list[int]) -> int:
-        """Reads crops of an image, or where it is bad of the next one that may take its place.
-
-        Returns the id of the one that was read.
-        """
-        seen = set[tuple[int, int]]()
-        for attempt in itertools.count():
-            bank, row = self._locate(number, attempt)
-            if (bank, row) in seen:
-                break
-            seen.add((bank, row))
-            try:
-                self._reader(bank).read_crops(outs, row, ys, xs)
-                return self._first_id[bank] + row
-            except BadImageError as error:
-                if self.on_bad_image == "error":
-                    raise
-                self._count_bad(bank, row, error)
-        raise UserError(
-            f"No image of the {self.split} split of {self.banks[bank].path} can be read. Prepare it"
-            " again."
-        )
-
-    def _count_bad(self, bank: int, row: int, error: BadImageError) -> None:
-        with self._lock:
-            if (bank, row) in self._bad:
-                return
-            self._bad.add((bank, row))
-            log.warning("bad image %d, the next one is taken instead: %s", len(self._bad), error)
-            if len(self._bad) > self.max_bad_images:
-                raise UserError(
-                    f"{len(self._bad)} images could not be read, more than"
-                    f" data.max_bad_images={self.max_bad_images}; the last: {error}"
-                ) from error

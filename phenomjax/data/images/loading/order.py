@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
 
+from phenomjax.data import draws
 from phenomjax.data.mixture import Mixture
 
 SMALL = 2**16  # images; from here on Grain's shuffle is fast
@@ -154,8 +154,7 @@ class OnceOrder:
 
 def item_draws(seed: int, item: int) -> list[int]:
     """Random numbers as of `crop_draws` that depend on the image alone."""
-    key, counter = np.array([seed, 6], np.uint64), np.array([item, 0, 0, 0], np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(4).view(np.uint32).tolist()
+    return draws.raw(4, seed, draws.CROPS_BY_IMAGE, item, 0).view(np.uint32).tolist()
 
 
 def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
@@ -163,12 +162,8 @@ def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
 
     `draw * n >> 32` is an integer 0 to n - 1, all equally likely to within n / 2**32.
     """
-    # Raw output of Philox: NumPy promises that it never changes, which it does not for integers()
-    # or random().
-    generator = np.random.Philox(
-        key=np.array([seed, 0], np.uint64), counter=np.array([start, step, 0, 0], np.uint64)
-    )
-    return generator.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8).tolist()
+    drawn = draws.raw(4 * (stop - start), seed, draws.CROPS, start, step)
+    return drawn.view(np.uint32).reshape(-1, 8).tolist()
 
 
 class Addressed(Protocol):
@@ -202,17 +197,7 @@ class _SmallShuffle:
         return self._start + int(_permutation(self._count, self._seed, epoch)[place])
 
 
-@functools.lru_cache(maxsize=16)
-def _permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, "count"]:
-    return permutation(count, seed, epoch)
-
-
-def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, "count"]:
-    """The numbers 0 to count - 1, in another order for each seed and epoch."""
-    generator = np.random.Philox(
-        key=np.array([seed, 1], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64)
-    )
-    return np.argsort(generator.random_raw(count), kind="stable")
+_permutation = functools.lru_cache(maxsize=16)(draws.permutation)
 
 
 def _shuffle_seed(seed: int, group: int, bank: int) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from phenomjax.data.images.loading.order import BatchOrder, permutation
+from phenomjax.data.draws import permutation
+from phenomjax.data.images.loading.order import BatchOrder
 
 # told apart from the order of images, which the seed alone gives
 TURNS, CONTROLS, SPREAD, ONCE = 1, 2, 3, 4
