@@ -30,7 +30,7 @@ from pathlib import Path
 import jax
 
 from phenomjax.cluster import messages, presence
-from phenomjax.system import files, owners
+from phenomjax.system import alive, files, owners
 from phenomjax.system.errors import EXIT_CONFIG, UserError
 from phenomjax.system.log import leave_files
 from phenomjax.system.owners import FILE, Owner
@@ -50,8 +50,8 @@ def this_process(workdir: Path) -> Owner:
     return Owner(
         host=socket.gethostname(),
         pid=os.getpid(),
-        began=owners.process_began(os.getpid()),
-        machine=owners.machine(),
+        began=alive.began(os.getpid()),
+        machine=alive.machine(),
         since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         processes=jax.process_count(),
         job=environment.get("SLURM_JOB_ID", ""),
@@ -214,7 +214,7 @@ def _take(workdir: Path) -> Hold:
 
 def _is_gone(path: Path, owner: Owner) -> bool:
     """Whether an owner is no more; of one that cannot be seen from here, after it was watched."""
-    if (lives := owners.alive(owner)) is not None:
+    if (lives := owners.lives(owner)) is not None:
         return not lives
     log.warning(
         "%s is of %s, which cannot be seen from here: waiting until it gives a sign of life, or for"
@@ -247,13 +247,13 @@ def _busy(workdir: Path, owner: Owner) -> str:
     else:
         pid = owner.launcher.split()[1] if owner.launcher else owner.pid
         where = owner.host
-        if owner.machine != owners.machine() and where == socket.gethostname():
+        if owner.machine != alive.machine() and where == socket.gethostname():
             where = "the container it runs in"
         ways = f"Look at it with `ps -fp {pid}` on {where}, stop it with `kill {pid}`"
     ways += " (it saves first)"
-    if owner.machine == owners.machine():
+    if owner.machine == alive.machine():
         with contextlib.suppress(OSError, IndexError):
-            if owners.stat(owner.pid)[0] in "Tt":
+            if alive.stat(owner.pid)[0] in "Tt":
                 ways = (
                     f"It was stopped by a signal: `kill -CONT {owner.pid}` lets it go on, `kill"
                     f" -KILL {owner.pid}` ends it"

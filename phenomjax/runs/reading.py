@@ -207,7 +207,7 @@ def _forecast(run: Run) -> str:
 def state(path: Path, step: int, num_steps: int) -> str:
     """State of a run, as the first lines of this file say."""
     owner = owners.owner_of(path)
-    lives = owners.alive(owner) if owner else False
+    lives = owners.lives(owner) if owner else False
     if lives:
         return "running"
     try:

@@ -17,6 +17,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from phenomjax.system import alive
 from phenomjax.system.files import create_text, write_text
 
 LEASE_SECONDS = 60.0
@@ -95,8 +96,8 @@ class Claims:
             claim = {}
         if claim.get("released"):
             return False
-        if claim.get("machine") == machine():
-            return started(claim["pid"]) == claim["started"]
+        if claim.get("machine") == _machine():
+            return alive.lives(claim["pid"], int(claim["started"]))
         beat, since = self._seen.get((thing, number), (None, 0.0))
         if not since or beat != claim.get("beat"):
             self._seen[thing, number] = claim.get("beat"), time.monotonic()
@@ -111,8 +112,8 @@ class Claims:
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "started": started(os.getpid()),
-                "machine": machine(),
+                "started": str(alive.began(os.getpid())),
+                "machine": _machine(),
                 "beat": self._beats,
                 "time": datetime.now().isoformat(timespec="seconds"),
                 "released": released,
@@ -120,32 +121,6 @@ class Claims:
         )
 
 
-def machine() -> str:
-    """Where a process number means the same process: one boot of one kernel, and one process name
-    space in it.
-    """
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
-            "/proc/self/ns/pid"
-        )
-    except OSError:  # not Linux
-        return socket.gethostname()
-
-
-def started(pid: int) -> str:
-    """When a living process began, in ticks since boot; "" for one that is gone, "?" where that
-    cannot be known.
-    """
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state in "ZX" else fields[18]
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "?"
+def _machine() -> str:
+    """Where the number of a process means the same process."""
+    return alive.machine() or socket.gethostname()

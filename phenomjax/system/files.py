@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phenomjax.system import alive
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,18 +62,8 @@ def remove_of_killed(path: Path) -> None:
     mine = f"{PARTIAL}{socket.gethostname()}-"
     for partial in path.parent.glob(f"{glob.escape(mine)}*-{glob.escape(path.name)}"):
         pid = partial.name.removeprefix(mine).split("-")[0]
-        if pid.isdecimal() and not _runs(int(pid)):
+        if pid.isdecimal() and not alive.lives(int(pid)):
             remove(partial)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def flush_path(path: Path) -> None:

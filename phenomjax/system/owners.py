@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from phenomjax.system import files
+from phenomjax.system import alive, files
 
 FILE = "owner.json"
 held = set[str]()  # tokens of what this process has
@@ -64,43 +64,6 @@ class Owner:
         return f"the run of process {self.pid} on {self.host} (since {self.since}{job}{many})"
 
 
-def machine() -> str:
-    """What pids of this process count in; "" where nobody says it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def stat(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on, behind the name, which may hold anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def process_began(pid: int) -> int:
-    """When a process began, in ticks since the machine did; 0 where nobody says it."""
-    try:
-        return int(stat(pid)[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def lives(pid: int, began: int) -> bool:
-    """Whether a process of this machine is there, and is the one that began then."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    try:
-        state, now = stat(pid)[0], process_began(pid)
-    except (OSError, IndexError):  # hidden, or no Linux
-        return True
-    return state not in "ZX" and (not began or now in (began, 0))
-
-
 def read(path: Path) -> Owner | None:
     """What a file says; a damaged one is of an unknown owner, with a token of its content."""
     try:
@@ -133,13 +96,13 @@ def owner_of(workdir: Path) -> Owner | None:
     return chain[-1][1] if chain else None
 
 
-def alive(owner: Owner) -> bool | None:
+def lives(owner: Owner) -> bool | None:
     """Whether an owner, or its launcher, is there; None where this machine cannot know."""
-    if not owner.machine or owner.machine != machine():
+    if not owner.machine or owner.machine != alive.machine():
         return None
-    if owner.pid == os.getpid() and owner.began == process_began(owner.pid):
+    if owner.pid == os.getpid() and owner.began == alive.began(owner.pid):
         return owner.token in held
     launcher = owner.launcher.split()
-    return lives(owner.pid, owner.began) or (
-        bool(launcher) and lives(int(launcher[1]), int(launcher[2]))
+    return alive.lives(owner.pid, owner.began) or (
+        bool(launcher) and alive.lives(int(launcher[1]), int(launcher[2]))
     )

@@ -14,8 +14,9 @@ import pytest
 
 from phenomjax.cluster import ownership
 from phenomjax.cluster.ownership import owned
+from phenomjax.system import alive
 from phenomjax.system.errors import UserError
-from phenomjax.system.owners import FILE, owner_of, process_began
+from phenomjax.system.owners import FILE, owner_of
 from tests.lab import ROOT
 
 
@@ -49,7 +50,7 @@ def write(folder, **changes):
 
 
 def of(process):
-    return {"pid": process.pid, "began": process_began(process.pid)}
+    return {"pid": process.pid, "began": alive.began(process.pid)}
 
 
 def test_a_folder_is_owned_inside_and_free_afterwards(tmp_path):

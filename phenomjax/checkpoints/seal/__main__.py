@@ -48,7 +48,7 @@ def run(options: Options) -> int:
                 " damaged."
             )
         owner = owners.owner_of(folder.absolute().parent.parent)
-        if owner and owners.alive(owner):
+        if owner and owners.lives(owner):
             raise UserError(
                 f"{folder} is of {owner}, which is going on: it seals its checkpoints itself."
             )
