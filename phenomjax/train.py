@@ -64,6 +64,7 @@ def _run(config: ConfigDict, workdir: Path, evaluators: Sequence[Factory]) -> in
     """The same in a folder that is this run's own."""
     log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
     banner.this_process()
+    init_from.look(config, workdir)
     config = init_from.resolve(tasks.resolve(config, workdir), workdir)
     config = branch.begin(config, workdir)
     config = course.going_on(config, workdir)

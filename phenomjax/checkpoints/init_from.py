@@ -91,6 +91,12 @@ def begun(
     return dataclasses.replace(state, params=params, ema=ema, carry=carry), report
 
 
+def look(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where there is no checkpoint to begin with, before data are made."""
+    if config.init_from and not workdir_lib.begun(workdir):
+        loading.find(config.init_from)
+
+
 def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Fills in `model.position_grid` where a ViT begins with one that had other numbers of tokens.
 

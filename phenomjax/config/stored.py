@@ -185,17 +185,11 @@ def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> Non
             for k in differ[:8]
         )
         more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
-        saved = any((workdir / "checkpoints").glob("[0-9]*"))
         raise UserError(
             f"{workdir} holds a run with another configuration: {rows}{more}. Give another"
             " --workdir to start a new run, or the same configuration to continue that one (its"
-            f" resolved config is {workdir / 'config.json'})."
-            + (
-                " To go on from its newest checkpoint with other settings: another --workdir and"
-                f" --config.continue_from={workdir}."
-                if saved
-                else " It has no checkpoint yet: if it is of no use, remove the folder."
-            )
+            f" resolved config is {workdir / 'config.json'}). To go on from its newest checkpoint"
+            f" with other settings: another --workdir and --config.continue_from={workdir}."
         )
 
 

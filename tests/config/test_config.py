@@ -124,10 +124,6 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
         UserError, match=r"init_from: '' there, a now; model.depth: 12 there, 6 now"
     ):
         stored.check_same_run(other, valid(), tmp_path)
-    for saved, way in ((False, "no checkpoint yet"), (True, f"--config.continue_from={tmp_path}")):
-        (tmp_path / "checkpoints" / ("4" if saved else "new")).mkdir(parents=True)
-        with pytest.raises(UserError, match=way):
-            stored.check_same_run(other, valid(), tmp_path)
 
 
 def test_of_long_lists_the_difference_is_told(tmp_path):
