@@ -265,6 +265,7 @@ def test_positions_are_those_that_the_run_knows(run, tmp_path, patch, crop, grid
     assert init_from.resolve(own, tmp_path).model.position_grid == 5.0
     # a run that has begun needs the other no longer
     stored.save(found, tmp_path / "config.json")
+    (tmp_path / "progress").write_text("1\n")
     c.init_from = "gone"
     assert init_from.resolve(c, tmp_path).model.position_grid == grid
     # and another that begins with it has its places
