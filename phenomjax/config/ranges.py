@@ -191,7 +191,7 @@ def check(values: Mapping[str, Any], section: "Section") -> None:
     for key, value in values.items():
         allowed = ranges.get(key)
         if allowed and not allowed.holds(value):
-            raise UserError(" ".join(_mistake(key, value, allowed)))
+            raise UserError(" ".join(_mistake(key, value, allowed, defaults[key])))
     for key, allowed in ranges.items():
         if reads(allowed, key, values) or values[key] == defaults[key]:
             continue
@@ -222,7 +222,7 @@ def _beside(key: str, other: str) -> str:
     return ".".join([*key.split(".")[:-1], other])
 
 
-def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
+def _mistake(key: str, value: Any, allowed: Range, default: Any) -> Iterator[str]:
     many = allowed.depth > 0
     if many and not isinstance(value, tuple):
         yield f"config.{key} is {value!r}, which is no tuple; e.g. ({value!r},)."
@@ -257,3 +257,5 @@ def _mistake(key: str, value: Any, allowed: Range) -> Iterator[str]:
     if allowed.zero and not many and isinstance(value, int | float) and value < 0:
         zero = allowed.kind(0)
         yield f"{zero} = {allowed.zero}: set --config.{key}={zero}."
+    elif not many and allowed.kind in (int, float) and allowed.holds(default):
+        yield f"Its default: --config.{key}={default}."

@@ -163,7 +163,7 @@ def test_what_nobody_says_is_asked_for_and_the_answer_works(exported, tmp_path, 
         ("norm=middle", "config.model.norm is 'middle'"),
         ("mem_len=long", "that is no int"),
         ("nrom=pre", "Did you mean 'norm'"),
-        ("clamp_len=-3", "clamp_len -3"),
+        ("clamp_len=-3", "clamp_len is -3; it must be at least 0"),
         ("alphabet=bytes", "our bytes vocabulary has"),
     ):
         with pytest.raises(UserError, match=said):
@@ -243,7 +243,10 @@ def test_other_outputs_than_recorded_are_an_error(exported, tmp_path, monkeypatc
         ({"model": {"norm": 3}}, "says norm 3 of the weights, and that is no str"),
         ({"model": {"width": 3}}, "which this phenomjax does not know"),
         ({"model": about["model"] | {"num_layers": 10**9}}, "num_layers 1000000000, and the file"),
-        ({"model": about["model"] | {"mem_len": 10**12}}, "mem_len 1000000000000"),
+        (
+            {"model": about["model"] | {"mem_len": 10**12}},
+            "mem_len is 1000000000000; it must be at most",
+        ),
         ({"outputs": {"features": "§"}}, "config|outputs .* are damaged"),
         ({"tokens": ["A", "B"]}, "another order of the protein vocabulary"),
         ({"version": 7}, "this phenomjax reads 'phenomjax weights', version 1"),

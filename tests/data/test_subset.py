@@ -128,7 +128,7 @@ def test_hashes_spread_evenly(folder):
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, 10.0])
 @pytest.mark.parametrize("task", ["mae", "causal_lm", "perturbation"])
 def test_a_share_that_cannot_be_is_named_with_its_mend(folder, task, share):
-    with pytest.raises(UserError, match=rf"data.subset is {share}.*--config.data.subset=0.1"):
+    with pytest.raises(UserError, match=rf"data.subset is {share}.*--config.data.subset=1.0"):
         made(task, folder, share)
     assert made(task, folder, 0.5) is not None
 

@@ -148,8 +148,8 @@ def test_an_engine_embeds_sequences(per, tmp_path, engine, monkeypatch):
     assert embed("out.zarr", "--engine", "slurm") == EXIT_STOPPED
     monkeypatch.setattr(files, "remove", remove)
     assert len(list((tmp_path / "out.zarr.partial" / "parts").iterdir())) == 2
-    with pytest.raises(MemoryError), monkeypatch.context() as patch:
-        patch.setattr(store.FeatureStore, "wrote", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(SystemError), monkeypatch.context() as patch:
+        patch.setattr(store.FeatureStore, "wrote", mock.Mock(side_effect=SystemError))
         embed("out.zarr")
     engine.limit = None
     assert embed("out.zarr", "--engine", "slurm") == EXIT_DONE

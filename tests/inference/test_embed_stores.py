@@ -67,7 +67,9 @@ def test_training_reads_a_bank_in_a_store(tmp_path, places):
     with pytest.raises(UserError, match=r"does not exist \(looked in s3://bank/banks\)"):
         config.finalize(c)
     c.data.banks, c.data.cache_gb = (f"{there}/b.zarr",), -1.0
-    with pytest.raises(UserError, match=r"config\.data\.cache_gb -1"):
+    with pytest.raises(
+        UserError, match=r"config\.data\.cache_gb is -1\.0; it must be at least 0\."
+    ):
         config.finalize(c)
 
 

@@ -51,9 +51,8 @@ class Loader(toy_task.ToyLoader):
         if here("unreadable"):
             raise PermissionError(13, "Permission denied", "/data/screen.zarr")
         arrays = super().batch(step)
-        if (
-            here("rows") and step == 3 and self.block.stop - self.block.start < self.size
-        ):  # not in the run on one process
+        # not in the run on one process
+        if here("rows") and step == 3 and len(arrays["row"]) < self.size:
             arrays["pixels"] = arrays["pixels"] * 1.01
         return arrays
 

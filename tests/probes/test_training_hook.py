@@ -212,7 +212,7 @@ def test_the_best_moving_average_stays(folder, tmp_path, monkeypatch):
         np.testing.assert_array_equal, [x for x in used if x][-1], loading.load(tmp_path)[1]
     )
     best = reading.read(tmp_path).best
-    assert best[NAMES[4]] == 0.9 and {"val/loss", *NAMES} == set(best)
+    assert best[NAMES[4]] == 0.9 and {"val/loss", "val/loss_raw", *NAMES} == set(best)
 
 
 def test_a_run_without_evaluators_does_not_forget_the_probes(folder, tmp_path):
@@ -292,7 +292,7 @@ def _suite(folder):
         (
             "def get_config",
             "def get_confg",
-            r"has no function get_config\(arg=''\). Did you mean 'get_confg'\?",
+            r"has no function get_config\(\). Did you mean 'get_confg'\?",
         ),
         (
             'heads=("nearest",)',

@@ -156,7 +156,7 @@ def test_embeddings_do_not_depend_on_padding_and_continue(bank):
     [
         ({"model__perm_size": 6}, "not a multiple of config.model.perm_size 6"),
         ({"model__reuse_len": 30}, "cannot hold"),
-        ({"model__num_predict": 1}, "cannot hold"),
+        ({"model__num_predict": 1}, "num_predict is 1; it must be at least 2"),
         ({"model__embed_dim": 15}, "must be even"),
         ({"model__gelu": "relu"}, "config.model.gelu is 'relu'"),
         ({"model__attention_type": "both"}, "It can be bi, uni"),
