@@ -75,7 +75,7 @@ def read(path: Path) -> Owner | None:
         owner = Owner(**{one.name: found[one.name] for one in dataclasses.fields(Owner)})
         if owner.is_sound():
             return owner
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         pass
     return Owner(token=hashlib.sha256(content).hexdigest()[:16])
 
