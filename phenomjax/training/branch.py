@@ -89,8 +89,7 @@ def begin(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 def origin(config: ConfigDict) -> tuple[Path, int]:
     """(folder of the run, step) that a run goes on from, whose configuration is complete."""
-    text, _, step = config.continue_from.rpartition("@")
-    return Path(text), int(step)
+    return _parts(config.continue_from)
 
 
 def restore(
@@ -234,14 +233,20 @@ def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int
     return theirs, there[-1] if step is None else step
 
 
-def _folder(text: str) -> Path:
+def _parts(text: str) -> tuple[Path, int]:
+    """(folder of the run, step) of a complete text, WORKDIR@STEP."""
     run, _, step = text.rpartition("@")
-    return Path(run) / CHECKPOINTS / step
+    return Path(run), int(step)
+
+
+def _folder(text: str) -> Path:
+    run, step = _parts(text)
+    return run / CHECKPOINTS / str(step)
 
 
 def _damaged(text: str, wrong: list[str]) -> str:
-    run, _, step = text.rpartition("@")
-    others = [each for each in workdir_lib.sealed_steps(Path(run)) if str(each) != step]
+    run, step = _parts(text)
+    others = [each for each in workdir_lib.sealed_steps(run) if each != step]
     ways = (
         f"Set --config.continue_from={run}@{others[-1]} (others are {others})."
         if others
