@@ -1,9 +1,9 @@
-# make demo | make demo-protein | make test | make lint | make lock. Everything is installed into .venv; nothing else on the machine changes.
+# make demo | make demo-protein | make test | make lint | make docs | make lock. Everything is installed into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-protein test lint lock
+.PHONY: demo demo-protein test lint docs lock
 demo: $(VENV)/core.done
 	$(RUN) -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
 
@@ -22,6 +22,9 @@ lint: $(VENV)/dev.done
 	$(VENV)/bin/shellcheck launch/*.sbatch .ci/run
 	$(VENV)/bin/hadolint launch/Dockerfile
 	$(VENV)/bin/yamllint -d '{extends: default, rules: {line-length: {max: 150}, document-start: disable}}' launch/k8s
+
+docs: $(VENV)/dev.done  # the site, into .cache/site: open .cache/site/index.html
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict --quiet
 
 lock: $(VENV)/dev.done  # for every Python from 3.11 on
 	$(RUN) -m uv lock
