@@ -19,6 +19,7 @@ test: $(VENV)/dev.done
 
 lint: $(VENV)/dev.done
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(VENV)/bin/lint-imports --no-cache
+	$(RUN) -m docs.generate.check_links
 	$(VENV)/bin/shellcheck launch/*.sbatch .ci/run
 	$(VENV)/bin/hadolint launch/Dockerfile
 	$(VENV)/bin/yamllint -d '{extends: default, rules: {line-length: {max: 150}, document-start: disable}}' launch/k8s
