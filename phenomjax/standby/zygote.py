@@ -99,10 +99,11 @@ class Zygote:
 
     def _ended(self, key: selectors.SelectorKey) -> None:
         process, pid = key.data
-        _, status = os.waitpid(pid, 0)
-        # What it started and left behind goes too.
+        # What it started and left behind goes too, as long as the number is its own: until it is
+        # waited for.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
         self._selector.unregister(key.fileobj)
         os.close(key.fd)
         self._children.pop(process, None)

@@ -96,12 +96,15 @@ class Job:
                 self.slurm.state(self.id) not in ("PENDING", "RUNNING", "COMPLETING")
                 and not condition()
             ):
-                raise AssertionError(f"job {self.id} ended before {what}:\n{self.text()[-5000:]}")
+                raise AssertionError(
+                    f"job {self.id} ended before {what}:\n{self.text()[-5000:]}\n"
+                    + self.slurm.told(self.id)
+                )
             return None
 
         return wait_until(
             found,
-            lambda: f"{what}; job {self.id}: {self.slurm.state(self.id)}\n{self.text()[-5000:]}",
+            lambda: f"{what}:\n{self.text()[-5000:]}\n{self.slurm.told(self.id)}",
         )
 
     def wait_for_step(self, step):
@@ -124,7 +127,8 @@ class Job:
         try:
             self.slurm.wait(self.id)
         except (AssertionError, TimeoutError) as error:
-            raise AssertionError(f"{error}\n{self.text()[-5000:]}") from None
+            text = f"{error}\n{self.text()[-5000:]}\n{self.slurm.told(self.id)}"
+            raise AssertionError(text) from None
         if undisturbed:
             assert_same_run(self.workdir, undisturbed)
 
@@ -419,22 +423,40 @@ def array(slurm, folder):
     return f"starts of the tasks: {starts}"
 
 
+def on_a_whole_lab(scenario, slurm, folder, *arguments):
+    """Runs a scenario; once more if it fails and SLURM set nodes aside by itself meanwhile."""
+    try:
+        return scenario(slurm, folder, *arguments)
+    except (AssertionError, TimeoutError) as error:
+        if not (broken := slurm.broken()):
+            raise
+        print(f"{scenario.__name__}: SLURM set aside {broken}\n{error}", file=sys.stderr)
+        slurm.up()
+        again = folder / f"{scenario.__name__}_again"
+        again.mkdir()
+        return f"SLURM set aside {broken}; then {scenario(slurm, again, *arguments)}"
+
+
 def test_a_run_survives(slurm, tmp_path, count, subtests, capsys):
     settings = {"num_steps": count(200, 2500)}
     with ThreadPoolExecutor(10) as pool:
+
+        def begin(scenario, *arguments):
+            return pool.submit(on_a_whole_lab, scenario, slurm, tmp_path, *arguments)
+
         # What waits longest begins first.
-        limit = pool.submit(time_limit, slurm, tmp_path)
+        limit = begin(time_limit)
         workdir = pool.submit(run_undisturbed, tmp_path / "undisturbed", settings)
         reference = {"settings": settings, "workdir": workdir}
         scenarios = {
             "time limit": limit,
-            "failures": pool.submit(failures, slurm, tmp_path, reference, count),
-            "signals": pool.submit(signals, slurm, tmp_path, pool),
-            "lost node": pool.submit(lost_node, slurm, tmp_path, reference, count),
-            "spare node": pool.submit(spare_node, slurm, tmp_path, reference),
-            "array": pool.submit(array, slurm, tmp_path),
-            "not retried": pool.submit(not_retried, slurm, tmp_path),
-            "cancelled": pool.submit(cancelled, slurm, tmp_path),
+            "failures": begin(failures, reference, count),
+            "signals": begin(signals, pool),
+            "lost node": begin(lost_node, reference, count),
+            "spare node": begin(spare_node, reference),
+            "array": begin(array),
+            "not retried": begin(not_retried),
+            "cancelled": begin(cancelled),
         }
         for name, scenario in scenarios.items():
             with subtests.test(name):

@@ -193,6 +193,20 @@ class Lab:
         )
         assert found == state, f"job {job} is {found}: {self.show(job)}"
 
+    def told(self, job):
+        """What SLURM itself says about a job and about nodes that it does not use, for errors."""
+        log = (self.folder / "log" / "slurmctld.log").read_text(errors="replace").splitlines()
+        about = re.compile(rf"JobId={job}\b|lab\d.*(respond|service|drain|fail|DOWN)", re.I)
+        reasons = self.run("sinfo", "-h", "-R", "-o", "%n %T %E")
+        return "\n".join([str(self.show(job)), reasons, *filter(about.search, log)][-60:])
+
+    def broken(self):
+        """The nodes that SLURM set aside by itself, since a step on them could not be ended or its
+        shell was lost: on an overloaded machine, and never by what a run does. One "lab0 reason" a
+        line.
+        """
+        return self.run("sinfo", "-h", "-R", "-t", "drain,draining,drained", "-o", "%n %E")
+
     def idle(self, nodes):
         """Whether all of these nodes are up and free."""
         return set(

