@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Reads the flags, connects the processes, runs the loop."""
+    log_to_stderr()
     found = read_flags(__doc__)
     if found is None:
         return 0
-    log_to_stderr()
     cluster_flags.start_from_flags()
     with presence.connected():
         from phenomjax import train

@@ -96,10 +96,10 @@ def main() -> int:
         0.0,
         "Gbit/s that the network of a host should give; below half of it the check fails.",
     )
+    system_log.log_to_stderr()
     found = read_flags(__doc__ or "", "phenomjax.preflight")
     if found is None:
         return 0
-    system_log.log_to_stderr()
     cluster_flags.start_from_flags()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to save
     places = tuple(f"--{name}" for name in cluster_flags.FLAGS)

@@ -2,9 +2,11 @@
 them is told with its line.
 """
 
+import functools
 import importlib.machinery
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -13,7 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import phenomjax
 from phenomjax.system.errors import UserError, did_you_mean, first_of
+
+log = logging.getLogger("phenomjax")
+SHIPPED = "configs"  # a folder of the repository that every installation has, too
 
 
 def split(spec: str) -> tuple[str, str | None]:
@@ -39,8 +45,25 @@ def same_path(one: str, other: str) -> bool:
     return os.path.realpath(expanded(one)) == os.path.realpath(expanded(other))
 
 
+def shipped(path: Path) -> Path:
+    """Where `configs/…` lies that came with phenomjax: in the package where that was installed from
+    a wheel, else beside it. Of other paths themselves.
+    """
+    package = Path(phenomjax.__file__).parent
+    if path.parts[:1] != (SHIPPED,):
+        return path
+    return (package if (package / SHIPPED).is_dir() else package.parent) / path
+
+
+@functools.cache
+def _say(name: Path, path: Path) -> None:
+    """Says once that a file is not that of the working folder."""
+    log.info("%s: not in this folder, so the one that came with phenomjax, %s", name, path)
+
+
 class UserFile:
-    """A file that was run.
+    """A file that was run. `configs/…` that the working folder has not is the one that came with
+    phenomjax.
 
     Args:
       spec: FILE or FILE:ARG.
@@ -57,6 +80,9 @@ class UserFile:
         self.spec, self.what, self._explain = spec, what, explain
         name, self.arg = split(spec)
         self.path = Path(expanded(name))
+        if not self.path.exists() and (ours := shipped(self.path)).is_file():
+            _say(self.path, ours)
+            self.path = ours
         if not self.path.exists() or self.path.is_dir():
             raise UserError(self._missing())
         self._module = self._run(self._load)
@@ -72,7 +98,8 @@ class UserFile:
             if ours.is_file():
                 there = f"The configuration of that run is {ours}."
             return f"{self.path} is a folder, and a file is wanted for the {self.what}. {there}"
-        near = sorted(str(path) for path in self.path.parent.glob("*.py"))
+        folders = self.path.parent, shipped(self.path).parent
+        near = sorted({str(folders[0] / path.name) for one in folders for path in one.glob("*.py")})
         there = f"There are {first_of(near)}." if near else f"Looked in {Path.cwd()}."
         close = did_you_mean(str(self.path), near)
         return f"The {self.what} {self.path} does not exist.{close} {there} Give FILE or FILE:ARG."

@@ -15,7 +15,7 @@ four, a folder of results for each, pictures/, map.html, demo.json and demo.png.
 --with perturbation sets models beside them that are trained on other plates of the same genes,
 without and with the bias in these: a masked autoencoder, and one that is supervised by the names of
 the knock-outs. It asks how much of the bias each of them takes up, and writes leak.json. It trains
-four times, some minutes each, from the files in configs/: start it where these are.
+four times, some minutes each, from configs/mae_demo.py and configs/perturbation_demo.py.
 """
 
 import logging
