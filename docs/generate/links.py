@@ -16,6 +16,16 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?)*)\]\(([^()\
 PICTURES = (".png", ".svg", ".jpg", ".gif")
 
 
+def on_page_content(html, page, config, files):
+    """Drawings stand in the page itself, so that they follow its light and dark."""
+
+    def drawing(match):
+        path = Path(config.docs_dir, os.path.dirname(page.file.src_uri), match[1])
+        return f'<div class="drawing">{path.read_text()}</div>' if path.exists() else match[0]
+
+    return re.sub(r'<img [^>]*src="([^":]+\.svg)"[^>]*>', drawing, html)
+
+
 def on_page_markdown(markdown, page, config, files):
     """Rewrites links that leave docs/; called by mkdocs for each page."""
     docs = Path(config.docs_dir)

@@ -31,7 +31,7 @@ def repository(tmp_path):
     "text",
     [
         "[a](docs/index.md#the-house-and-more) [b](docs/index.md#again_1) ![c](figure.png)",
-        "[a](docs/reference/keys.md#anything) [b](https://example.org/site/reference/keys.html)",
+        "[a](./docs/reference/keys.md#anything) [b](https://example.org/site/reference/keys.html)",
         "[a](https://example.org/code/blob/main/figure.png) [b](https://elsewhere.org/x)",
         "```\n[a](nowhere.md)\n```\n`[b](nowhere.md)` see docs/index.md",
     ],
