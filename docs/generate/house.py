@@ -198,6 +198,7 @@ def picture() -> str:
         for room in (place for place in row if isinstance(place, str)):
             x, y = at[room]
             kind = "door" if is_door(room) else "room"
+            about = first_line(room).replace("&", "&amp;").replace("<", "&lt;")
             wide, (left, top) = width(room), (x - width(room) / 2, y - HEIGHT / 2)
             lines += [
                 f'<g class="{kind}"><title>{about}</title>',

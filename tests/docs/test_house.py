@@ -20,6 +20,7 @@ def test_circle_is_named():
 def test_picture_is_that_of_the_imports():
     rooms = {room for row in house.floors() for room in row}
     drawn = (house.ROOT / "docs/assets/house.svg").read_text()
+    assert len(drawn) == pytest.approx(len(house.picture()), rel=0.2)
     mend = "draw it again: python -m docs.generate.house"
     assert set(re.findall(r"<text [^>]*>(\w+)</text>", drawn)) == rooms, mend
     arrows = [tuple(each.split()) for each in re.findall(r'data-arrow="([^"]+)"', drawn)]
