@@ -74,14 +74,16 @@ def doors() -> dict[str, tuple[Node, frozenset[str]]]:
             frozenset({*run, "expect_gbps"}),
         ),
     }
-    for program, (module, kinds) in _programs().items():
+    for program, (module, kinds) in programs().items():
         flags = set().union(*(_flags(kind) for kind in kinds))
         flags |= {"config"} if program == "phenomjax.sweep" else set()
         found[program] = ((module, "run"), frozenset(flags))
     return found
 
 
-def _programs() -> dict[str, tuple[str, list[type]]]:
+@functools.cache
+def programs() -> dict[str, tuple[str, list[type]]]:
+    """{command line: (module that runs it, its options)}, of all doors but those of absl."""
     from phenomjax.maps import __main__ as maps
     from phenomjax.prepare import __main__ as prepare
     from phenomjax.prepare import simulate
