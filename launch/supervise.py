@@ -17,6 +17,9 @@ checkpoint) grew:
 The run's folder stays this launcher's between two starts (WORKDIR/owner.json, see
 phenomjax/cluster/ownership.py).
 
+  PHENOMJAX_LOST_NODE_SECONDS   so long SLURM may take to notice that a node is lost, before a job
+                                that failed without progress is queued again (default: 20)
+
 A job that SLURM does not call RUNNING is left alone: after scancel it must stay cancelled, and a
 preempted job, or one that lost a node, is requeued by SLURM itself.
 """

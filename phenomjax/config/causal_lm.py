@@ -15,10 +15,15 @@ def add_sections(c: Section) -> None:
 
 def _transformer_xl(m: Section) -> None:
     """Transformer-XL (Dai et al. 2019, https://arxiv.org/abs/1901.02860)."""
+    # width of the model
     m.embed_dim = whole(256, least=2)
+    # number of layers
     m.num_layers = whole(6, least=1)
+    # heads of the attention
     m.num_heads = whole(4, least=1)
+    # width of a head
     m.head_dim = whole(64, least=1)
+    # hidden width of each MLP
     m.mlp_dim = whole(1024, least=1)
     # positions of earlier segments that attention sees; 0 = none
     m.mem_len = whole(128, least=0, zero="none")
@@ -33,13 +38,16 @@ def _transformer_xl(m: Section) -> None:
     m.norm = choice("post", ("post", "pre"))
     # True: each layer has its own biases u and v of the relative attention
     m.untie_bias = flag(False)
+    # share of activations that are left out in training; 0.0 = off
     m.dropout = number(0.1, least=0, below=1, zero="off")
+    # share of attention weights that are left out in training; 0.0 = off
     m.attention_dropout = number(0.0, least=0, below=1, zero="off")
     # adaptive softmax and input: first ids of the tail clusters; () = plain softmax, best for
     # proteins
     m.cutoffs = several(int, least=1)
     # cluster i has embeddings of embed_dim / div_val**i numbers
     m.div_val = whole(1, least=1, where=("cutoffs", ()))
+    # standard deviation of first values
     m.init_std = number(0.02, above=0)
     # True: compile one layer and scan it (shorter compile, stacked parameters)
     m.scan_layers = flag(False)

@@ -58,7 +58,7 @@ def add_sections(c: Section) -> None:
         0.0, least=0, zero="PHENOMJAX_CACHE_GB, or 64, or half of what is free"
     )
     mixtures.add_keys(c.data)
-    # pixels; crops are square
+    # side of the square crops, pixels
     c.data.crop_size = whole(256, least=1)
     # crops of one decoded image; pays above about 40, or for banks with whole-plane chunks
     c.data.crops_per_image = whole(1, least=1)
@@ -70,26 +70,27 @@ def add_sections(c: Section) -> None:
     c.data.split_by = text("plate")
     # names of the held-out groups; () = by hash of the name, val_fraction of them
     c.data.val_groups = several(str)
+    # share of the groups that is held out, where val_groups names none; 0.0 = nothing is held out
     c.data.val_fraction = number(0.1, least=0, below=1, zero="nothing is held out")
     # decoding threads a process; 0 = number of cores
     c.data.threads = whole(0, least=0, zero="number of cores")
     # decoded batches that wait in memory
     c.data.prefetch_batches = whole(2, least=1)
-    # "skip": replace damaged images deterministically, count them
+    # a damaged image: "error" ends the run; "skip" replaces it deterministically, and counts
     c.data.on_bad_image = choice("error", ("error", "skip"))
-    # skipping more than this stops the run
+    # more of them than this end the run
     c.data.max_bad_images = whole(100, least=0, where=("on_bad_image", ("skip",)))
     # a simulated Cell-Painting screen, made in the workdir when no bank is given
     c.data.simulate = Section()
-    # 0 = off
+    # number of plates; 0 = off
     c.data.simulate.plates = whole(0, least=0, zero="off")
-    # a plate
+    # wells of a plate
     c.data.simulate.wells = whole(24, least=1, most=1536)
-    # a well
+    # fields of view in a well
     c.data.simulate.sites = whole(1, least=1)
-    # pixels
+    # side of a field, pixels
     c.data.simulate.size = whole(512, least=32, most=2**14)
-    # pixels
+    # radius of a cell, pixels
     c.data.simulate.cell_radius = number(26.0, least=1)
     # and all other settings of data/simulated/screen_config.py, by their names there
     for field in dataclasses.fields(SimulationConfig):

@@ -34,7 +34,7 @@ def declare(task: str) -> Section:
     c = Section()
     # pretraining objective: a file in phenomjax/tasks, or one of your own, "package.module:Class"
     c.task = text(task)
-    # of initialisation, data order, crops, masks, drop path, dropout
+    # seed of initialisation, data order, crops, masks, drop path, dropout
     c.seed = whole(0, least=0, most=2**32 - 1)
     # optimiser steps of the whole run; schedules end here
     c.num_steps = whole(1000, least=1)
@@ -44,8 +44,8 @@ def declare(task: str) -> Section:
     # WORKDIR/lr_find
     c.lr_find = flag(False)
     batches.add_keys(c)
-    # run that this one goes on from, with all it has learnt and these settings, in a --workdir of
-    # its own: its workdir, or WORKDIR@STEP; "" = none
+    # the run that this one goes on from, with all it has learnt and these settings, in a --workdir
+    # of its own: its workdir, or WORKDIR@STEP; "" = none
     c.continue_from = text("")
     # workdir or checkpoint folder whose parameters start this run ("" = random)
     c.init_from = text("")
@@ -73,21 +73,24 @@ def declare(task: str) -> Section:
 
 def _optimizer(c: Section) -> None:
     """How parameters are updated."""
+    # how parameters are updated
     c.optimizer = Section()
-    # "lion", "adamw", "adam", "lamb", "adagrad"
+    # optimiser: "lion", "adamw", "adam", "lamb", "adagrad"
     c.optimizer.name = choice("lion", OPTIMISERS)
     schedules.add_keys(c.optimizer)
+    # decay of the running mean of the gradients; of lion, the share of its momentum in an update
     c.optimizer.b1 = number(0.9, least=0, below=1, where=("name", MOMENTS))
+    # decay of the running mean of their squares; of lion, of its momentum
     c.optimizer.b2 = number(0.95, least=0, below=1, where=("name", MOMENTS))
-    # of adamw, adam, lamb (1e-6 as published) and adagrad
+    # added to the root of the mean square: of adamw, adam, lamb (1e-6 as published) and adagrad
     c.optimizer.eps = number(1e-8, above=0, where=("name", OPTIMISERS[1:]))
-    # of adagrad
+    # what the sum of squares of adagrad begins with
     c.optimizer.initial_accumulator = number(1.0, least=0, where=("name", ("adagrad",)))
-    # of matrices; biases, norms, tokens and LayerScale are never decayed
+    # weight decay of matrices; biases, norms, tokens and LayerScale are never decayed
     c.optimizer.weight_decay = number(
         0.05, least=0, zero="none", where=("name", ("adamw", "lion", "lamb"))
     )
-    # global-norm clipping; 0.0 = off
+    # gradients whose global norm is larger are scaled down to it; 0.0 = off
     c.optimizer.clip_norm = number(0.0, least=0, zero="off")
     # learning rates fall by this factor from layer to layer, from the head to the input; 1.0 = all
     # the same. 0.65 to 0.85 is usual where a pretrained model is fine-tuned
@@ -104,6 +107,7 @@ def _optimizer(c: Section) -> None:
 
 def _mesh_and_log(c: Section) -> None:
     """Where the run computes, and what it says."""
+    # how devices share the work
     c.mesh = Section()
     # "dp", "fsdp" (parameters sharded over data), "hsdp" (within each of several groups),
     # "fsdp_tp" (over data and model)
@@ -115,19 +119,22 @@ def _mesh_and_log(c: Section) -> None:
     # devices on the model axis
     c.mesh.model = whole(1, least=1)
 
+    # what the run says, and where
     c.log = Section()
+    # steps between two lines of the log and of metrics.jsonl
     c.log.every_steps = whole(50, least=1)
-    # when tensorboardX is installed
+    # write event files of TensorBoard, when tensorboardX is installed
     c.log.tensorboard = flag(True)
     # Weights & Biases project; "" = off
     c.log.wandb_project = text("")
     wandb = ("wandb_project", ())
-    # of its run; "" = the folder's name
+    # name of its run; "" = the folder's name
     c.log.wandb_name = text("", where=wandb)
-    # team or user; "" = yours
+    # its team or user; "" = yours
     c.log.wandb_entity = text("", where=wandb)
-    # what stands together; "" = none, and of a trial its sweep
+    # its group, of runs that stand together; "" = none, and of a trial its sweep
     c.log.wandb_group = text("", where=wandb)
+    # its tags
     c.log.wandb_tags = several(str, where=wandb)
     # MLflow experiment; "" = off
     c.log.mlflow_experiment = text("")
@@ -139,49 +146,55 @@ def _mesh_and_log(c: Section) -> None:
     c.profile = Section()
     # the first of them, from 1 on; 0 = never
     c.profile.start_step = whole(0, least=0, zero="never")
+    # so many of them
     c.profile.num_steps = whole(3, least=1, where=("start_step", ()))
     # the processes that record; () = all
     c.profile.processes = several(int, (0,), least=0, where=("start_step", ()))
 
     # names a process that the others wait for, in runs of several
     c.stragglers = Section()
-    # "devices" (hosts, and devices by looks at them that take .3 % of the time), "host", "off"
+    # what is timed: "devices" (hosts, and devices by looks at them that take .3 % of the time),
+    # "host", "off"
     c.stragglers.watch = choice("devices", ("devices", "host", "off"))
 
 
 def _measures(c: Section) -> None:
     """What is measured and drawn of the model while it trains."""
+    # validation: the loss and other measures of rows that are held out
     c.eval = Section()
-    # 0 = never
+    # steps between two validations; 0 = never
     c.eval.every_steps = whole(500, least=0, zero="never")
     # also before the first step, as are the probes: what random or loaded parameters are worth
     c.eval.at_start = flag(False)
-    # of held-out rows, the same at every evaluation; 0 = all of the split: each image once, with a
-    # crop of its own, neither flipped nor turned; each token once, in lanes of up to 32 segments.
-    # What comes of it does not depend on batch_size, accumulate_steps or the devices
+    # batches of held-out rows, the same at every evaluation; 0 = all of the split: each image once,
+    # with a crop of its own, neither flipped nor turned; each token once, in lanes of up to 32
+    # segments. What comes of it does not depend on batch_size, accumulate_steps or the devices
     c.eval.num_batches = whole(4, least=0, zero="all of the split")
-    # their rows; 0 = global_batch_size. Where num_batches is not 0, which rows are read depends on
-    # it; and always what val/accuracy_adabn takes its statistics over
+    # rows of each; 0 = global_batch_size. Where num_batches is not 0, which rows are read depends
+    # on it; and always what val/accuracy_adabn takes its statistics over
     c.eval.batch_size = whole(0, least=0, zero="global_batch_size")
-    # of their order and crops; -1 = seed. Runs of several batches or seeds are judged on the same
-    # rows where this and batch_size are the same
+    # seed of their order and crops; -1 = seed. Runs of several batches or seeds are judged on the
+    # same rows where this and batch_size are the same
     c.eval.seed = whole(-1, least=0, most=2**32 - 1, also=-1)
 
+    # pictures of what the model makes of its rows, in WORKDIR/figures
     c.figures = Section()
-    # 0 = only at the end of the run
+    # steps between two of them; 0 = only at the end of the run
     c.figures.every_steps = whole(0, least=0, zero="only at the end")
-    # 0 = no figures
+    # images, or rows of tokens, that are drawn; 0 = no figures
     c.figures.num_images = whole(4, least=0, zero="no figures")
 
     # downstream tasks on the frozen parameters while training; for models of sequences
     c.probes = Section()
-    # and at the end; 0 = never. Process 0 computes, with its own devices, while the others wait
+    # steps between two probings, of which one comes at the end; 0 = never. Process 0 computes, with
+    # its own devices, while the others wait
     c.probes.every_steps = whole(0, least=0, zero="never")
-    # FILE or FILE:ARG, as of `python -m phenomjax.evaluate`
+    # the suite, FILE or FILE:ARG, as of `python -m phenomjax.evaluate`
     c.probes.suite = text("configs/eval/protein.py:quick")
     # folder of the suite's data; "" = where the suite says
     c.probes.data = text("")
 
+    # the forecast that a run is judged by
     c.scaling = Section()
     # file that `python -m phenomjax.scaling forecast` wrote: its band stands beside val/loss, and
     # the run is judged by it; "" = none
@@ -190,6 +203,7 @@ def _measures(c: Section) -> None:
 
 def _endings(c: Section) -> None:
     """What ends a run before `num_steps`."""
+    # what ends a run before num_steps
     c.stop_early = Section()
     # the run is done when this has not got better for a while: a metric as of
     # checkpoint.best_metric; "" = never
@@ -202,18 +216,21 @@ def _endings(c: Section) -> None:
 
 def _safety(c: Section) -> None:
     """What is kept, and what ends or mends a run."""
+    # what is saved, when, and what is kept
     c.checkpoint = Section()
+    # steps between two checkpoints
     c.checkpoint.every_steps = whole(500, least=1)
-    # checked at log steps; 0.0 = off
+    # and minutes, checked at log steps; 0.0 = off
     c.checkpoint.every_minutes = number(30.0, least=0, zero="off")
+    # so many of the newest are kept
     c.checkpoint.keep_latest = whole(2, least=1)
     # every multiple of it is saved and stays for good, besides the latest and the best; 0 = none
     c.checkpoint.keep_every_steps = whole(0, least=0, zero="none")
-    # unless it is 0, every step with a value of best_metric is saved, so that the best can be
-    # kept
+    # so many of the best are kept. Unless it is 0, every step with a value of best_metric is saved
     c.checkpoint.keep_best = whole(1, least=0, zero="none")
-    # or another of the objective's measures (VALIDATED in the module with its keys, such as
-    # "val/accuracy"), or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
+    # what the best is judged by: "val/loss", another of the objective's measures (VALIDATED in the
+    # module with its keys, such as "val/accuracy"), or one of the probes, "probe/TASK/LABEL/METRIC"
+    # as in the log
     c.checkpoint.best_metric = text("val/loss")
     # so often the state is copied into the memory of two nodes, where launch/standby.py started the
     # run; 0 = off
@@ -228,11 +245,13 @@ def _safety(c: Section) -> None:
     # a compilation, checkpoint or restore may take this long
     c.watchdog.slow_seconds = number(3600.0, above=0, most=YEARS)
 
+    # what happens when the loss is no number any more
     c.divergence = Section()
     # "stop", or "rollback": last good checkpoint, skip the window's data, go on
     c.divergence.action = choice("stop", ("stop", "rollback"))
     # a larger gradient norm counts as diverged; 0.0 = only non-finite values do
     c.divergence.max_grad_norm = number(0.0, least=0, zero="off")
+    # rollbacks of a run; the divergence after them ends it
     c.divergence.max_rollbacks = whole(3, least=0, where=("action", ("rollback",)))
 
 

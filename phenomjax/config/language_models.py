@@ -22,10 +22,12 @@ def add_shared_sections(c: Section, add_model: Callable[[Section], None]) -> Non
       add_model: adds the keys of one model to `c.model`.
     """
     c.model = Section()
-    # 0 = that of the banks; larger leaves unused rows, as published weights have
+    # ids of the vocabulary; 0 = that of the banks; larger leaves unused rows, as published weights
+    # have
     c.model.vocab_size = whole(0, least=0, zero="that of the banks")
     # The next three are what a trained model must know of its banks when they are gone.
-    # of the tokens: "protein", "smiles" or "bytes"; "" = as in the banks
+
+    # alphabet of the tokens: "protein", "smiles" or "bytes"; "" = as in the banks
     c.model.alphabet = choice("", ("", *UNITS))
     # tokens around a sequence: "eos" or "bos_eos"; "" = as in the banks
     c.model.boundary = choice("", ("", "eos", "bos_eos"))
@@ -64,7 +66,7 @@ def add_shared_sections(c: Section, add_model: Callable[[Section], None]) -> Non
     c.data.prefetch_batches = whole(2, least=1)
     # simulated protein families, made in the workdir when no bank is given
     c.data.simulate = Section()
-    # 0 = off
+    # number of families; 0 = off
     c.data.simulate.families = whole(0, least=0, zero="off")
     # proteins a family
     c.data.simulate.members = whole(40, least=1)

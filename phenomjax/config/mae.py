@@ -14,18 +14,22 @@ def add_sections(c: Section) -> None:
     """Adds `c.model` and `c.data`."""
     image_data.add_sections(c)
     add_encoder(c.model, decoder=True)
-    # the released OpenPhenom decoder uses 1e-5
+    # epsilon of its layer norms; the released OpenPhenom decoder uses 1e-5
     c.model.decoder_norm_eps = number(1e-6, above=0)
+    # width of the decoder
     c.model.decoder_dim = whole(512, least=4)
+    # blocks of the decoder
     c.model.decoder_depth = whole(8, least=1)
+    # heads of its attention
     c.model.decoder_num_heads = whole(16, least=1)
     # share of tokens that the encoder does not see
     c.model.mask_ratio = number(0.75, above=0, below=1)
     # standardise each target patch
     c.model.norm_pix_loss = flag(False)
-    # a in (1 - a) L_MAE + a L_Fourier
+    # share a in the loss (1 - a) L_MAE + a L_Fourier; 0.0 = L_MAE alone
     c.model.fourier_weight = share(0.01, zero="none")
-    # amplitude spectrum of each "patch", of the whole "image", or the "legacy" view
+    # L_Fourier is of the amplitude spectrum of each "patch", of the whole "image", or the "legacy"
+    # view
     c.model.fourier_mode = choice("patch", ("patch", "image", "legacy"))
 
 

@@ -20,9 +20,10 @@ def add_keys(m: Section, decoder: bool = False) -> None:
     # of "complete_p", likewise layers; 0 = its own
     m.base_depth = whole(0, least=0, zero="its own")
     if decoder:
-        # decoder_dim and decoder_depth there; 0 = in proportion to the encoder. Its own where all
-        # sizes have the same decoder
+        # decoder_dim there; 0 = in proportion to the encoder. Its own where all sizes have the same
+        # decoder
         m.decoder_base_width = whole(0, least=0, zero="in proportion")
+        # decoder_depth there, likewise
         m.decoder_base_depth = whole(0, least=0, zero="in proportion")
 
 

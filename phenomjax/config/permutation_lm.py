@@ -16,11 +16,17 @@ def add_sections(c: Section) -> None:
 
 def _xlnet(m: Section) -> None:
     """XLNet (Yang et al. 2019, https://arxiv.org/abs/1906.08237)."""
+    # width of the model
     m.embed_dim = whole(256, least=2)
+    # number of layers
     m.num_layers = whole(6, least=1)
+    # heads of the attention
     m.num_heads = whole(4, least=1)
+    # width of a head
     m.head_dim = whole(64, least=1)
+    # hidden width of each MLP
     m.mlp_dim = whole(1024, least=1)
+    # positions of earlier segments that attention sees; 0 = none
     m.mem_len = whole(96, least=0, zero="none")
     # tokens of a row that are new, and that the next step's memory keeps
     m.reuse_len = whole(64, least=1)
@@ -30,20 +36,29 @@ def _xlnet(m: Section) -> None:
     m.num_predict = whole(22, least=2)
     # a span of n targets comes with n * mask_alpha / mask_beta tokens of context
     m.mask_alpha = whole(6, least=1)
+    # see mask_alpha
     m.mask_beta = whole(1, least=1)
     # half of the rows run backwards
     m.bi_data = flag(True)
-    # "bi" or "uni"
+    # a token sees both sides ("bi") or what stands before it ("uni")
     m.attention_type = choice("bi", ("bi", "uni"))
+    # distances beyond this count as this; 0 = no limit
     m.clamp_len = whole(0, least=0, zero="no limit")
+    # of "uni": every query sees mem_len + 1 keys
     m.same_length = flag(False)
+    # True: each layer has its own biases of the relative attention
     m.untie_bias = flag(True)
-    # "exact" (erf, Hugging Face) or "tanh" (TensorFlow)
+    # form of GELU: "exact" (erf, Hugging Face) or "tanh" (TensorFlow)
     m.gelu = choice("exact", ("exact", "tanh"))
+    # share of activations that are left out in training; 0.0 = off
     m.dropout = number(0.1, least=0, below=1, zero="off")
+    # share of attention weights that are left out in training; 0.0 = off
     m.attention_dropout = number(0.1, least=0, below=1, zero="off")
+    # standard deviation of first values
     m.init_std = number(0.02, above=0)
+    # True: compile one layer and scan it (shorter compile, stacked parameters)
     m.scan_layers = flag(False)
+    # rematerialisation: "none", "dots" (keep matmul results), "full"
     m.remat = choice("none", ("none", "dots", "full"))
     parametrisation.add_keys(m)
 

@@ -30,11 +30,14 @@ def add_sections(c: Section) -> None:
 
 
 def _model(m: Section) -> None:
-    # "densenet", or "vit": the encoder of a masked autoencoder over all tokens, their mean
+    # encoder: "densenet", or "vit": that of a masked autoencoder over all tokens, their mean
     m.backbone = choice("densenet", ("densenet", "vit"))
     blocks, growth, stem = DENSENET_SIZES["121"]
+    # layers of each dense block
     m.block_config = several(int, blocks, least=1)
+    # channels that a layer adds
     m.growth_rate = whole(growth, least=1)
+    # channels of the first convolution
     m.stem_features = whole(stem, least=1)
     add_encoder(m)
     # share of the pooled features that are left out in training
@@ -44,30 +47,30 @@ def _model(m: Section) -> None:
     m.neck_dim = whole(1024, least=0, zero="none")
     # True: the cell type stands beside the pooled features, one-hot
     m.cell_type = flag(False)
-    # w in (1 - w) softmax + w ArcFace; 1.0 = ArcFace alone
+    # share w of ArcFace in the loss (1 - w) softmax + w ArcFace; 1.0 = ArcFace alone
     m.arcface_weight = share(0.0, zero="none")
-    # s, what cosines are multiplied with
+    # scale s of ArcFace, which cosines are multiplied with
     m.arcface_scale = number(30.0, above=0, where=("arcface_weight", ()))
-    # m, radians added to the angle of the true class
+    # margin m of ArcFace, radians added to the angle of the true class
     m.arcface_margin = number(0.5, least=0, below=1.58, where=("arcface_weight", ()))
     # share of the target that all classes get alike
     m.label_smoothing = number(0.0, least=0, below=1, zero="none")
-    # a of Beta(a, a), whence the share that CutMix leaves of an image; 0.0 = no CutMix
+    # parameter a of Beta(a, a), whence the share that CutMix leaves of an image; 0.0 = no CutMix
     m.cutmix = number(0.0, least=0, zero="off")
     # share of the running statistics of batch norms that stays at a step
     m.norm_momentum = number(0.95, least=0, below=1)
-    # of batch norms; norm_eps is that of a ViT's layer norms
+    # epsilon of batch norms; norm_eps is that of a ViT's layer norms
     m.batch_norm_eps = number(1e-5, above=0)
-    # "image": each image and channel to mean 0 and variance 1; "none": grey levels / 255 (16-bit:
-    # / 65535)
+    # how inputs are scaled: "image": each image and channel to mean 0 and variance 1; "none": grey
+    # levels / 255 (16-bit: / 65535)
     m.standardise = choice("image", ("image", "none"))
     # names of the classes; () = all that there are to train on
     m.classes = several(str)
-    # of `cell_type`; () = all that there are to train on
+    # names of the cell types of `cell_type`; () = all that there are to train on
     m.cell_types = several(str)
-    # of the controls of a part together, of 1, in its statistics: in training, val/accuracy_adabn
-    # and, unless told otherwise, `--statistics controls`; 1.0 = controls alone, so that the other
-    # perturbations of an experiment change nothing. 0.0 = each image counts alike
+    # weight of the controls of a part together, of 1, in its statistics: in training,
+    # val/accuracy_adabn and, unless told otherwise, `--statistics controls`; 1.0 = controls alone,
+    # so that the other perturbations of an experiment change nothing. 0.0 = each image counts alike
     m.control_weight = share(0.0, zero="none")
     # share of controls among the images to train on, which statistics of controls are weighed by
     # where control_weight says nothing; 0.0 = filled in from these
@@ -78,16 +81,18 @@ def _model(m: Section) -> None:
 
 
 def _data(d: Section) -> None:
-    # a batch that was never seen is what the model is asked about
+    # metadata column whose groups are held out: a batch that was never seen is what the model is
+    # asked about
     d.split_by = text("experiment")
     # column of the metadata that names the class
     d.label = text("perturbation")
     # parts of a batch, each of one group of group_by, over which batch norms take their statistics;
     # 0 = images of all groups mixed, one part
     d.groups = whole(1, least=0, zero="mixed")
+    # metadata column whose groups the parts are of
     d.group_by = text("experiment")
-    # "keep": classes as others; "statistics": for the statistics of batch norms, no class; "drop":
-    # no image of a control is read
+    # what becomes of controls: "keep": classes as others; "statistics": for the statistics of batch
+    # norms, no class; "drop": no image of a control is read
     d.controls = choice("keep", ("keep", "statistics", "drop"))
     # share of each part that is controls of its group; 0.0 = as they come
     d.control_share = number(0.0, least=0, below=1, zero="as they come")
@@ -95,7 +100,7 @@ def _data(d: Section) -> None:
     d.cell_type = text("")
     # only images of this type ("crispr", "sirna", "compound", "orf"), and controls; "" = all
     d.perturbation_type = text("")
-    # "drop": images of a class that has a single one to train on are left out
+    # a class that has a single image to train on: "error" ends the run; "drop" leaves it out
     d.on_rare_class = choice("error", ("error", "drop"))
     # official splits in place of val_groups and val_fraction: "rxrx1_wilds", "rxrx1_wilds_mixed",
     # "rxrx1"

@@ -18,10 +18,10 @@ SEARCHED = (1e-7, 1.0, 200)
 
 def add_keys(o: Section) -> None:
     """Adds them to `config.optimizer`."""
-    # peak
+    # the learning rate at its peak
     o.learning_rate = number(1e-4, least=0)
-    # "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear", "warmup_constant", "wsd"
-    # (warm-up, stable, then down), "constant"
+    # its course: "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear",
+    # "warmup_constant", "wsd" (warm-up, stable, then down), "constant"
     o.schedule = choice("one_cycle", NAMES)
     # step at which the schedule begins, of a run that goes on from another (continue_from): warm-up
     # and shares are of the steps from there on
@@ -30,7 +30,7 @@ def add_keys(o: Section) -> None:
     o.warmup_fraction = share(0.1, zero="none", where=WARMING)
     # the same in steps, which does not move with num_steps; 0 = by warmup_fraction
     o.warmup_steps = whole(0, least=0, zero="by warmup_fraction", where=WARMING)
-    # of the peak, where "warmup_cosine", "warmup_linear" and "wsd" end
+    # share of the peak at which "warmup_cosine", "warmup_linear" and "wsd" end
     o.final_fraction = share(0.0, zero="none", where=FALLING)
     # of "wsd": share of num_steps, at its end, in which the rate goes down
     o.cooldown_fraction = share(0.2, where=COOLING)

@@ -20,36 +20,42 @@ VIT_SIZES = {
 def add_encoder(m: Section, decoder: bool = False) -> None:
     """Adds the keys of an encoder to `config.model`; `decoder`: it has a decoder, too."""
     width, depth, heads, ratio, drop = VIT_SIZES["S"]
+    # width of the encoder
     m.embed_dim = whole(width, least=4)
+    # blocks of the encoder
     m.depth = whole(depth, least=1)
+    # heads of the attention
     m.num_heads = whole(heads, least=1)
     # MLP width / embed_dim
     m.mlp_ratio = number(ratio, above=0)
-    # of the last block, rising from 0 in the first; 0.0 = off
+    # share of the rows that skip the last block in training, rising from 0 in the first; 0.0 = off
     m.drop_path = number(drop, least=0, below=1, zero="off")
-    # pixels
+    # side of a patch, pixels
     m.patch_size = whole(16, least=1)
     # tokens along an axis between whose places all others are put, so that a model knows the
     # positions in crops of another size; 0.0 = own places, 0, 1, 2, … Filled in where `init_from`
     # names a run of another patch_size or crop_size
     m.position_grid = number(0.0, least=0, zero="own places")
-    # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
+    # kind of block: "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
     m.block = choice("parallel", ("parallel", "prenorm"))
     # LayerNorm of queries and keys over the head dimension
     m.qk_norm = flag(True)
     # initial LayerScale; 0.0 = none
     m.layer_scale = number(1e-4, least=0, zero="none")
+    # True: a class token stands before those of the patches
     m.class_token = flag(True)
     # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
     m.bias_order = choice("mlp", ("mlp", "timm_legacy"))
+    # epsilon of layer norms
     m.norm_eps = number(1e-6, above=0)
-    # "exact" (erf) or "tanh"
+    # form of GELU: "exact" (erf) or "tanh"
     m.gelu = choice("exact", ("exact", "tanh"))
     # True: compile one block and scan it (shorter compile, stacked parameters)
     m.scan_layers = flag(False)
     # rematerialisation: "none", "dots" (keep matmul results), "full"
     m.remat = choice("none", ("none", "dots", "full"))
-    # "auto", "matmul", "products", "xla", "cudnn"
+    # how attention is computed: "auto" (cudnn where it can be, matmul on a CPU, else xla),
+    # "matmul", "products", "xla", "cudnn"
     m.attention = choice("auto", ("auto", "matmul", "products", "xla", "cudnn"))
     parametrisation.add_keys(m, decoder)
 

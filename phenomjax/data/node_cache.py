@@ -30,8 +30,12 @@ from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.files import in_units
 
 log = logging.getLogger("phenomjax")
-# where processes of a node find the cache; workers inherit them
-FOLDER, GIGABYTES = "PHENOMJAX_CACHE", "PHENOMJAX_CACHE_GB"
+# Folder on a local disk where the processes of a node keep what they fetched from stores; and
+# graphs of `embed --runtime onnx` and others. By default in the folder for temporary files, and
+# these in the user's cache folder. Workers inherit it.
+FOLDER = "PHENOMJAX_CACHE"
+# At most so much of what was fetched, in GB; by default 64, or half of what is free.
+GIGABYTES = "PHENOMJAX_CACHE_GB"
 OURS = re.compile(r"[0-9a-f]{32}(\.part)?")
 DEFAULT = 64 * 10**9  # bytes, or half of what is free
 LEFT = 0.9  # of the bound, once it was reached: so that not each fetch has to look for room

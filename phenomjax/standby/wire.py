@@ -23,8 +23,10 @@ from multiprocessing.connection import (
 )
 from typing import Any
 
-# Environment of all of a run: the secret, and where keepers find the launcher (HOST:PORT).
-TOKEN, LAUNCHER = "PHENOMJAX_TOKEN", "PHENOMJAX_STANDBY_LAUNCHER"
+# Of all of a run: the secret by which its keepers know one another.
+TOKEN = "PHENOMJAX_TOKEN"
+# Where keepers find the launcher (HOST:PORT).
+LAUNCHER = "PHENOMJAX_STANDBY_LAUNCHER"
 # Name of a node, where it is not SLURM's.
 NODE = "PHENOMJAX_NODE"
 CHUNK = 1 << 24  # bytes of one message, so that a receiver needs no second copy of a whole state

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# What a run imports, the program itself and its model apart. None of it opens a device. Another
-# program's stand, with commas, in the environment.
+# What a process of another program than `main` imports before it is needed, with commas.
 IMPORTS = "PHENOMJAX_STANDBY_IMPORTS"
+# What a run imports, the program itself and its model apart. None of it opens a device.
 MODULES = (
     "jax",
     "jax.experimental.multihost_utils",

@@ -1,0 +1,69 @@
+"""What the generators read from source files: comments above a line, and texts as Markdown."""
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CODE = re.compile(r"(`[^`]*`)")
+REPOSITORY = "https://github.com/phenomjax/phenomjax"
+
+
+@functools.cache
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The lines of a file."""
+    return tuple(path.read_text().splitlines())
+
+
+def comment_above(path: Path, line: int) -> str:
+    """The comment that ends right above a line (from 1 on), as one paragraph; or ""."""
+    lines, found = lines_of(path), list[str]()
+    for text in reversed(lines[: line - 1]):
+        if not text.strip().startswith("# "):
+            break
+        found.insert(0, text.strip()[2:])
+    return " ".join(found)
+
+
+def docstring_of(path: Path) -> str:
+    """The docstring of a file."""
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def markdown(text: str) -> str:
+    """A text in which nothing is markup but its code spans."""
+    parts = CODE.split(text)
+    return "".join(
+        part
+        if at % 2
+        else re.sub(r"([*\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", part).replace("<", "&lt;")
+        for at, part in enumerate(parts)
+    )
+
+
+NAMES = re.compile(
+    r"""`[^`]*`|"[^"\s]*"|\S*\w_\w[^\s,;:()"]*|(?<![\w`-])--?[a-z][\w.=-]*|WORKDIR[/\w@]*"""
+)
+
+
+def sentence(text: str) -> str:
+    """A comment as a sentence: a capital, unless it begins with a name, and a full stop; names of
+    settings and their values as code.
+    """
+    text = " ".join(text.split())
+    if re.match(r"[a-z]{2,}[ ,;:-]", text) or re.match(r"a [a-z]{2,}\b(?! =)", text):
+        text = text[0].upper() + text[1:]
+    if text and not text.endswith((".", "!", "?", ":")):
+        text += "."
+    return markdown(NAMES.sub(_as_code, text))
+
+
+def _as_code(match: re.Match[str]) -> str:
+    name = match[0].rstrip(".'")
+    return match[0] if name.startswith("`") else f"`{name}`{match[0][len(name) :]}"
+
+
+def source_link(path: str, line: int = 0) -> str:
+    """A link to a file of the repository, or to a line of it."""
+    return f"[`{path}`]({REPOSITORY}/blob/main/{path}{f'#L{line}' if line else ''})"
