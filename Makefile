@@ -1,9 +1,9 @@
-# make demo | make demo-protein | make test | make lint | make docs | make lock. Everything is installed into .venv; nothing else on the machine changes.
+# make demo | make demo-protein | make test | make lint | make docs | make dev | make lock. Everything is installed into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-protein test lint docs lock
+.PHONY: demo demo-protein test lint docs dev lock
 demo: $(VENV)/core.done
 	$(RUN) -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
 
@@ -21,11 +21,19 @@ lint: $(VENV)/dev.done
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m docs.generate.check_links
 	$(VENV)/bin/shellcheck launch/*.sbatch .ci/run
+	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
+	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(VENV)/bin/pre-commit validate-config && $(VENV)/bin/nbstripout --keep-id --verify colab/*.ipynb
 	$(VENV)/bin/hadolint launch/Dockerfile
 	$(VENV)/bin/yamllint -d '{extends: default, rules: {line-length: {max: 150}, document-start: disable}}' launch/k8s
 
 docs: $(VENV)/dev.done  # the site, into .cache/site: open .cache/site/index.html
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict --quiet
+
+dev: $(VENV)/dev.done  # to work on the code: everything, and checks before each commit
+	$(VENV)/bin/pre-commit install
 
 lock: $(VENV)/dev.done  # for every Python from 3.11 on
 	$(RUN) -m uv lock
