@@ -35,6 +35,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 
+from tests.lab.browser import browser, open_page  # noqa: F401  fixtures
 from tests.lab.servers import gcs, s3, s3_strict, web  # noqa: F401  fixtures
 from tests.lab.slurm import slurm  # noqa: F401  a fixture
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
-SOURCE = Path("phenomjax/maps/views/page/explore.css")
+SOURCE = Path("phenomjax/figures/pages/look.css")
 
 
 def palette(css: str) -> str:

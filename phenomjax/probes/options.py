@@ -21,7 +21,7 @@ class Options(EngineOptions):
     """workdirs of runs (their newest checkpoints), or WORKDIR/checkpoints/STEP folders; several are
     compared"""
     out: Annotated[Path, arg(metavar="DIR")]
-    """folder of the report: results.json, report.md, figures/"""
+    """folder of the report: report.html for a browser, report.md, results.json, figures/"""
     names: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
     """of the checkpoints in the report; by default of their workdirs"""
     suite: Annotated[str, arg(metavar="FILE[:ARG]")] = "configs/eval/protein.py"

@@ -1,52 +1,25 @@
 """The page of `python -m phenomjax.runs`: one file without anything from outside, a table that
-sorts by a click, and curves as SVG.
+sorts, and curves as SVG.
 """
 
 import math
+from collections import Counter
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from phenomjax.figures.pages import frame
+from phenomjax.system.errors import first_of
 
 if TYPE_CHECKING:
     from phenomjax.runs.reading import Run
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 300, 62, 28, 10
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 560, 300, 62, 24, 28, 10
 MAX_POINTS = 800
 BAND = ("forecast/low", "forecast/high", "forecast/loss")  # stands behind val/loss
 
-STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right }
-th, td { white-space: nowrap }
-th { cursor: pointer; background: #f4f4f4; position: sticky; top: 0 }
-th:first-child, td:first-child { text-align: left }
-.scroll { overflow-x: auto; margin-bottom: 2em }
-.running { color: #06c } .failed { color: #c00 } .stopped { color: #a60 } .done { color: #080 }
-figure { display: inline-block; margin: 0 1.5em 1.5em 0 } figcaption { font-weight: 600 }
-svg text { font: 11px system-ui, sans-serif; fill: #555 }
-svg path { fill: none; stroke-width: 1.5 } svg .axis { stroke: #ddd; stroke-width: 1 }
-.off { display: none } i { display: inline-block; width: 1em; height: .7em; margin-right: .4em }
-"""
-
-SCRIPT = """
-const body = document.querySelector("tbody");
-document.querySelectorAll("th").forEach((th, i) => th.onclick = () => {
-  const down = th.dataset.down = th.dataset.down === "1" ? "" : "1";
-  const value = row => {
-    const t = row.cells[i].textContent.trim(), n = parseFloat(t);
-    return isNaN(n) ? t : n;
-  };
-  const order = (a, b) => {
-    const x = value(a), y = value(b), d = x < y ? -1 : x > y ? 1 : 0;
-    return down ? d : -d;
-  };
-  [...body.rows].sort(order).forEach(row => body.append(row));
-});
-document.querySelectorAll("input").forEach(box => box.onchange = () => {
-  const paths = document.querySelectorAll(".run" + box.value);
-  paths.forEach(path => path.classList.toggle("off", !box.checked));
-});
-"""
+PLACE = Path(__file__).parent
+CHIPS = {"done": "good", "stopped": "warn", "failed": "bad", "running": ""}
 
 
 def page(header: list[str], rows: list[list[str]], runs: "list[Run]") -> str:
@@ -60,31 +33,50 @@ def page(header: list[str], rows: list[list[str]], runs: "list[Run]") -> str:
     Returns:
       HTML; every name and value is escaped, and the browser is told to load nothing.
     """
-    colours = [f"hsl({(i * 137.5) % 360:.0f} 65% 42%)" for i in range(len(runs))]
+    # far from each other, however many there are
+    hues = [round(250 + i * 137.5) % 360 for i in range(len(runs))]
     lines = []
     for i, (run, row) in enumerate(zip(runs, rows, strict=True)):
         box = (
-            f'<label><input type="checkbox" value="{i}" checked> <i'
-            f' style="background:{colours[i]}"></i>{escape(row[0])}</label>'
+            f'<label><input type="checkbox" value="{i}" checked> <i></i>'
+            f"<span>{escape(row[0])}</span></label>"
         )
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[2:])
-        lines.append(
-            f'<tr><td>{box}</td><td class="{escape(run.state)}">{escape(row[1])}</td>{cells}</tr>'
-        )
+        state = f'<span class="chip {CHIPS.get(run.state, "none")}">{escape(row[1])}</span>'
+        cells = "".join(f'<td class="number">{escape(cell)}</td>' for cell in row[2:])
+        lines.append(f'<tr style="--hue:{hues[i]}"><td>{box}</td><td>{state}</td>{cells}</tr>\n')
     metrics = sorted(
         {name for run in runs for name in run.series if name not in BAND},
         key=lambda name: (_place(name), name),
     )
-    figures = "".join(_figure(name, runs, colours) for name in metrics)
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    safe = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    title = f"{len(runs)} runs"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{safe}'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
-        f'<div class="scroll">{table}</div>{figures}<script>{SCRIPT}</script></body></html>\n'
+    figures = "".join(_figure(name, runs, hues) for name in metrics)
+    head = "".join(
+        f'<th{" class=number" * (i > 1)}><button type="button">{escape(name)}</button></th>'
+        for i, name in enumerate(header)
+    )
+    table = f"<thead><tr>{head}</tr></thead><tbody>\n{''.join(lines)}</tbody>"
+    scrolled = frame.scrolled(
+        f'<table class="data">{table}</table>', "All runs. The heads of the columns sort."
+    )
+    states = Counter(run.state for run in runs)
+    body = f"""<main id="content" tabindex="-1">
+<section class="panel" aria-labelledby="table-title">
+<div class="heading"><h2 id="table-title">Runs</h2>
+<span><button type="button" class="plain" data-all="yes">Draw all</button>
+<button type="button" class="plain" data-all="no">Draw none</button></span></div>
+{scrolled}
+<p class="note">Metrics of validation are those of the best step; train/loss is the last one.
+Goodput: the share of wall time in steps that counted. A box draws a run's curves, or hides
+them.</p></section>
+<section aria-labelledby="curves-title"><h2 id="curves-title" class="quiet">Curves by step</h2>
+<div id="figures">{figures}</div></section></main>
+<div id="tip" hidden></div>"""
+    summary = ", ".join(f"{states[state]} {state}" for state in CHIPS if states[state])
+    return frame.page(
+        f"{len(runs)} run{'s' * (len(runs) != 1)}",
+        summary,
+        body,
+        (PLACE / "page.css").read_text(encoding="utf-8"),
+        (PLACE / "page.js").read_text(encoding="utf-8"),
     )
 
 
@@ -94,7 +86,24 @@ def _place(name: str) -> int:
     return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
 
 
-def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
+def _ticks(low: float, high: float, log: bool) -> list[float]:
+    """Round numbers between two, about five; of a logarithmic axis 1, 2 and 5 of each decade, or
+    decades alone.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    decades = math.log10(high / low) if log else 0.0
+    locator = (
+        LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,), numticks=9)
+        if log
+        else MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+    )
+    slack = 1e-9 * (high - low)
+    found = [float(value) for value in locator.tick_values(low, high)]
+    return [value for value in found if low - slack <= value <= high + slack] or [low]
+
+
+def _figure(name: str, runs: "list[Run]", hues: list[int]) -> str:
     """One metric over the steps of all runs; a logarithmic axis where values span more than a
     factor of 30.
     """
@@ -118,49 +127,51 @@ def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
     x1 = max(s for s, _ in points) or 1
 
     def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - 10) * step / x1
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / x1
 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (scale(value) - y0) / (y1 - y0)
 
     marks = []
-    for i in range(5):
-        level = y0 + (y1 - y0) * i / 4
-        value = 10**level if log else level
-        marks.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{WIDTH - 10}"/>')
+    for value in _ticks(low, high, log):
+        marks.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
         marks.append(
-            f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+            f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.6g}</text>'
         )
+    for step in _ticks(0, x1, False):
         marks.append(
-            f'<text x="{x(x1 * i / 4):.1f}" y="{HEIGHT - 8}"'
-            f' text-anchor="middle">{x1 * i / 4:.0f}</text>'
+            f'<text x="{x(step):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{step:,.6g}</text>'
         )
     curves = []
-    for i, band in enumerate(bands):
+    for i, (run, one, band) in enumerate(zip(runs, series, bands, strict=True)):
+        group = f'<g class="run{i}" style="--hue:{hues[i]}" data-run="{i}"'
         if band and all(band):
             low_end, high_end, middle = (
                 "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in ends)
                 for ends in (band[0], band[1][::-1], band[2])
             )
             curves.append(
-                f'<path class="run{i}" style="fill:{colours[i]};opacity:.15;stroke:none"'
-                f' d="M{low_end}L{high_end}Z"><title>forecast of {escape(runs[i].name)}</title>'
-                f'</path><path class="run{i}" stroke="{colours[i]}" stroke-dasharray="4 3"'
-                f' d="M{middle}"/>'
+                f'{group}><path class="band" d="M{low_end}L{high_end}Z"><title>forecast of'
+                f' {escape(run.name)}</title></path><path stroke-dasharray="4 3"'
+                f' d="M{middle}"/></g>'
             )
-    for i, one in enumerate(series):
         if one:
             kept = one[:: math.ceil(len(one) / MAX_POINTS)]
             kept += [one[-1]] * (kept[-1] != one[-1])
-            path = "M" + "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in kept)
-            # a run with one point is seen, too
-            path += f"h0.1M{x(one[-1][0]) - 2:.1f} {y(one[-1][1]):.1f}h4"
-            curves.append(
-                f'<path class="run{i}" stroke="{colours[i]}"'
-                f' d="{path}"><title>{escape(runs[i].name)}</title></path>'
+            ends = kept * (1 + (len(kept) == 1))  # a run with one point is seen, too
+            path = "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in ends)
+            steps, values = (
+                " ".join(f"{v:.{n}g}" for v in p)
+                for p, n in zip(zip(*ends, strict=True), (12, 4), strict=True)
             )
-    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+            curves.append(
+                f'{group} data-steps="{steps}" data-values="{values}"><path d="M{path}"'
+                ' stroke-linecap="round"/></g>'
+            )
+    last = [f"{run.name} {one[-1][1]:.4g}" for run, one in zip(runs, series, strict=True) if one]
+    said = f"{name} by step, {low:.4g} to {high:.4g}. Last: {first_of(last, 8)}."
     return (
-        f"<figure><figcaption>{escape(name)}</figcaption><svg"
-        f" {size}>{''.join(marks)}{''.join(curves)}</svg></figure>"
+        f'<figure class="panel"><h3>{escape(name)}{" <small>logarithmic</small>" * log}</h3>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">'
+        f"{''.join(marks)}{''.join(curves)}</svg></figure>\n"
     )

@@ -2,9 +2,7 @@
 and SciPy compute, and it loads nothing.
 """
 
-import os
 import re
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -34,60 +32,16 @@ NAMED = (
 LAPTOP = {"width": 1366, "height": 768}
 
 
-def browser_path() -> str:
-    """The browser of PHENOMJAX_CHROMIUM, or of the PATH; skips where there is none."""
-    pytest.importorskip(
-        "playwright.sync_api",
-        reason="needs playwright, which drives the browser: pip install playwright",
-    )
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    path = os.environ.get("PHENOMJAX_CHROMIUM") or next(
-        filter(None, map(shutil.which, names)), None
-    )
-    if not path:
-        pytest.skip(
-            "needs a Chromium or Chrome: apt-get install chromium, or name one in"
-            " PHENOMJAX_CHROMIUM"
-        )
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One browser for all tests of this file."""
-    path = browser_path()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(browser, screen):
-    """Opens the page; afterwards nothing was wrong on its console, and nothing was loaded."""
-    problems, requests = [], []
+def opened(open_page, screen):
+    """Opens the page, and waits until the map is there."""
 
     def opening(viewport=LAPTOP, address="", file="map.html", **settings):
-        page = browser.new_page(viewport=viewport, **settings)
-        page.on(
-            "console",
-            lambda message: (
-                problems.append(message.text) if message.type in ("error", "warning") else None
-            ),
-        )
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((screen["folder"] / file).as_uri() + address)
+        page = open_page(screen["folder"] / file, address, viewport, **settings)
         page.wait_for_selector("body[data-ready=yes]")
         return page
 
-    yield opening
-    for context in browser.contexts:
-        context.close()
-    assert problems == []
-    assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"}
+    return opening
 
 
 @pytest.fixture(scope="module")

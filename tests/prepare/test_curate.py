@@ -146,6 +146,8 @@ def test_what_is_kept_and_why(folder, tmp_path, capsys):
     assert "100% of the perturbations lie in the same position" in record["told"]["consistency"]
     assert perturbations["reason"].to_dict() == reasons.drop(["DMSO", "POS"]).str[0].to_dict()
     page = (tmp_path / "s_report/report.md").read_text()
+    shown = (tmp_path / "s_report/report.html").read_text()
+    assert shown.count("<table") == page.count("| --- |") and "images are left" in shown
     assert "only wsl kept B0, B1" in page and "8 wells are asked for" not in page
     assert "3 experiments are asked for" in page and "4 wells are asked for: 20 by def" in page
 

@@ -133,7 +133,9 @@ def test_report(tmp_path):
     assert "test: 40 images of 4 experiments; 4 more are of perturbations that training" in said
     assert "only running statistics are standard" in said and "Fewer than" not in said
     paths = report.write(tmp_path, made)
-    assert [path.name for path in paths] == ["report.json", "report.md", "report.png"]
+    assert [path.name for path in paths] == [
+        *("report.json", "report.md", "report.html", "report.png")
+    ]
     content = json.loads(paths[0].read_text())
     assert content["scores"][0]["top1"] == pytest.approx(0.3) and content["chance"] == {
         "joint": 0.02
@@ -141,6 +143,7 @@ def test_report(tmp_path):
     assert content["scores"][0]["top1_by_run"] == {"a": 0.3, "b": 0.3, "c": 0.3}
     text = paths[1].read_text()
     assert "| joint | running | 30.0 ± 0.0 [30.0, 30.0] |" in text and made.command in text
+    assert made.command in paths[2].read_text()
 
 
 def configs(**changed):

@@ -1,6 +1,7 @@
 """The report: what counts as beating, and that the files say what the results say."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -308,7 +309,7 @@ def test_the_page_says_what_the_results_say(written):
         assert part in page, part
     # of subsets only the strictest is put in words
     assert "identity < 0.5 (40" not in page.split("## Results")[0]
-    names = [path.name for path in paths[2:]]
+    names = [path.name for path in paths[3:]]
     assert names == [
         "bars_sites_site.png",
         "bars_families_family.png",
@@ -323,4 +324,14 @@ def test_the_page_says_what_the_results_say(written):
     assert sorted(p.name for p in (out / "figures").iterdir()) == sorted(
         [*names, "mine.png"]
     )  # nothing partial or stale is left
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[2:])
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[3:])
+
+
+def test_the_page_for_a_browser_is_the_report(written):
+    """Every table and figure of report.md, in one file."""
+    out, paths, _ = written
+    text, html = (out / "report.md").read_text(), (out / "report.html").read_text()
+    assert paths[2].name == "report.html" and "2 models, 2 tasks" in html
+    assert html.count("<table") == len(re.findall(r"^\| ---", text, re.M))
+    assert html.count('src="data:image/png;base64,iVBOR') == text.count("](figures/")
+    assert '<strong class="chip good">beats</strong>' in html

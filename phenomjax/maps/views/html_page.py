@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32
 
+from phenomjax.figures.pages import frame
 from phenomjax.maps.relations.cosines import histogram
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.views import annotations, layouts
@@ -173,7 +174,8 @@ def page(
         "summary": html.escape(summary),
         "provenance": html.escape(provenance),
         "data": "\n".join(scripts),
-        "style": _part("explore.css"),
+        "style": frame.part("look.css") + _part("explore.css"),
+        "theme": frame.part("theme.js"),
         **{name: _part(f"{name}.js") for name in SCRIPTS},
     }
     # Split once and joined: words inside the data are never taken for a place to fill.

@@ -2,7 +2,8 @@
 kept.
 
 OUT_report/
-  report.md, report.json    the same numbers, for readers and for programs
+  report.html, report.md    for readers: one page for a browser, with its figures inside; Markdown
+  report.json               the same numbers, for programs
   perturbations.parquet     a row each: experiments, wells, p of each model, kept, reason
   gates.png                 images left behind each gate
   consistency.png           p by each model
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Int
 
 from phenomjax import __version__
 from phenomjax.data import store
+from phenomjax.figures.pages.report import page as in_browser
 from phenomjax.figures.style import COLOURS, DARK, GREY, LIGHT, open_frame
 from phenomjax.prepare.curate.agreement import Agreement
 from phenomjax.prepare.curate.options import Options
@@ -87,9 +89,10 @@ def write(
     if said:
         figure = consistency_figure(said, table, options.max_p)
         files.save_figure(figure, folder / "consistency.png")
-    files.write_text(
-        folder / "report.md", page(folder, options, verdicts, table, only, told, witnesses, looked)
-    )
+    text = page(folder, options, verdicts, table, only, told, witnesses, looked)
+    files.write_text(folder / "report.md", text)
+    left = f"{verdicts.gates[-1].images:,} of {verdicts.gates[0].images:,} images are left"
+    files.write_text(folder / "report.html", in_browser(text, folder, left))
 
 
 def perturbations(

@@ -6,8 +6,9 @@ python -m phenomjax.evaluate perturbations --checkpoint runs/a_0 runs/a_1 runs/a
 
 Runs that differ in the seed alone are averaged; a run that was trained on one cell type (or one
 type of perturbation) is set beside those that were trained on all. Prints a table and writes
-report.md, report.json and report.png. All images are embedded once for each kind of statistics, in
-OUT/embeddings; the command can be killed at any time and run again, and goes on where it was.
+report.html, report.md, report.json and report.png. All images are embedded once for each kind of
+statistics, in OUT/embeddings; the command can be killed at any time and run again, and goes on
+where it was.
 
 Exit codes: 0 done; 2 a mistake in the options or the input; 75 stopped by a signal.
 """

@@ -18,7 +18,8 @@ class Options(StatisticsOptions, EngineOptions):
     """workdirs of runs of task 'perturbation' (their newest checkpoints), or
     WORKDIR/checkpoints/STEP folders; those that differ in the seed alone are averaged"""
     out: Annotated[Path, arg(metavar="FOLDER")]
-    """of the report: report.md, report.json, report.png, and the embeddings that it stands on"""
+    """of the report: report.html for a browser, report.md, report.json, report.png, and the
+    embeddings that it stands on"""
     bank: Annotated[tuple[Path, ...], arg(metavar="BANK …")] = ()
     """image banks that training never saw, judged whole; none: what each run held out of its own
     banks. A run's own bank that was moved is named here, too"""

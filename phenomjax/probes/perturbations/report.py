@@ -1,5 +1,5 @@
-"""The report of an evaluation of perturbations: the table on the screen, report.md, report.json and
-report.png, as pure functions of the scores.
+"""The report of an evaluation of perturbations: the table on the screen, report.md, report.html,
+report.json and report.png, as pure functions of the scores.
 """
 
 from collections.abc import Sequence
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenomjax.figures import style
+from phenomjax.figures.pages.report import page as in_browser
 from phenomjax.probes.perturbations.published import PUBLISHED, Published
 from phenomjax.probes.perturbations.scores import ENOUGH, Difference, Score
 from phenomjax.probes.reports.text import table
 from phenomjax.probes.reports.write import plain
 from phenomjax.statistics.comparison import finite
 from phenomjax.system import files
+from phenomjax.system.log import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,13 +98,17 @@ class Report:
 
 
 def write(out: Path, report: Report) -> list[Path]:
-    """Writes report.json, report.md and report.png below `out`, each whole or not at all; returns
-    their paths.
+    """Writes report.json, report.md, report.html (the same for a browser, with its figure inside)
+    and report.png below `out`, each whole or not at all; returns their paths.
     """
+    text, figure = page(report), files.save_figure(draw(report), out / "report.png")
+    models = counted(len({run.model for run in report.runs}), "model")
+    summary = f"{models}, {counted(len(report.runs), 'run')}"
     return [
         files.write_json(out / "report.json", as_json(report)),
-        files.write_text(out / "report.md", page(report)),
-        files.save_figure(draw(report), out / "report.png"),
+        files.write_text(out / "report.md", text),
+        files.write_text(out / "report.html", in_browser(text, out, summary)),
+        figure,
     ]
 
 

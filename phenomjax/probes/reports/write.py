@@ -1,5 +1,5 @@
-"""The report of an evaluation: results.json, report.md and figures, as a pure function of the
-results.
+"""The report of an evaluation: results.json, report.md, report.html and figures, as a pure
+function of the results.
 """
 
 import json
@@ -10,17 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
+from phenomjax.figures.pages.report import page
 from phenomjax.probes.reports import chosen_figures
 from phenomjax.probes.reports import text as reports_text
 from phenomjax.probes.reports.details import Details
 from phenomjax.probes.reports.results import Row, published_row
 from phenomjax.probes.reports.verdicts import judge
 from phenomjax.probes.suites.suite import Suite
+from phenomjax.statistics.comparison import BEATS, BELOW, NOT_SHOWN
 from phenomjax.system import files
+from phenomjax.system.log import counted
 
 
 def write(out: Path, results: Sequence[Row], details: Details, suite: Suite) -> list[Path]:
-    """Writes results.json, report.md and figures/*.png below `out`, each whole or not at all;
+    """Writes results.json, report.md, report.html (the same for a browser, with its figures inside)
+    and figures/*.png below `out`, each whole or not at all;
     returns their paths.
 
     Args:
@@ -53,8 +57,16 @@ def write(out: Path, results: Sequence[Row], details: Details, suite: Suite) -> 
     return [
         files.write_text(out / "results.json", _json(head, rows)),
         files.write_text(out / "report.md", text),
+        files.write_text(out / "report.html", in_browser(text, out, details)),
         *paths,
     ]
+
+
+def in_browser(text: str, out: Path, details: Details) -> str:
+    """The page of a report whose figures are written."""
+    marks = {BEATS: "good", NOT_SHOWN: "warn", BELOW: "bad"}
+    summary = f"{counted(len(details.checkpoints), 'model')}, {counted(len(details.tasks), 'task')}"
+    return page(text, out, summary, marks)
 
 
 def plain(x: object) -> object:

@@ -73,19 +73,8 @@ function showView(id) {
 
 function redraw() { drawRamp(); drawHeat(); drawScatter(); }
 
-function setTheme(name) {
-  document.documentElement.dataset.theme = name;
-  fillColours.again?.();
-  redraw();
-}
-
 document.querySelectorAll("[data-view]").forEach(tab => { tab.onclick = () => showView(tab.dataset.view); });
-$("theme").onclick = () => {
-  const name = dark() ? "light" : "dark";
-  try { localStorage.setItem("theme", name); } catch { /* then until it is closed */ }
-  setTheme(name);
-};
-darkness.onchange = () => { if (!theme) setTheme(darkness.matches ? "dark" : "light"); };
+document.addEventListener("theme", () => { fillColours.again?.(); redraw(); });
 fillColours.again = () => { if (data.layout) colourBy(choicesOfColour()[$("colour").value]); };
 $("help-open").onclick = () => $("help").showModal();
 $("help").onclick = event => { if (event.target === $("help")) $("help").close(); };

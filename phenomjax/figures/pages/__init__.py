@@ -1,0 +1,1 @@
+"""Pages for a browser: one look, one file each, nothing loaded."""
