@@ -353,7 +353,7 @@ class TorchRuntime:
     def __init__(self, folder: Path, compiled: bool, gpu: bool, model: Any):
         import torch
 
-        from phenomjax.export import torch_encoder
+        from phenomjax.export.published import encoder as torch_encoder
         from phenomjax.trained.graphs import graph
 
         torch.set_num_threads(1)

@@ -19,13 +19,19 @@ model = load("FOLDER")
 pixels = PIXELS
 embeddings = jax.jit(model.task.embed)(model.params, {"pixels": pixels})[0][:, 0]"""
 # what stands after "pixels" where a model is told cell types too
-JAX_CELLS, TORCH_CELLS = ', "cell_type": np.zeros(1, int)', ", torch.zeros(1, dtype=int)"
+JAX_CELLS, TORCH_CELLS = ', "cell_type": np.zeros(1, int)', ", cells=torch.zeros(1, dtype=int)"
 TORCH_LINES = """\
 import sys, torch
 sys.path.insert(0, "FOLDER")
 from encoder import load
 pixels = PIXELS
 embeddings = load("FOLDER")(pixels)"""
+TRANSFORMERS_LINES = """\
+import torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
+pixels = PIXELS
+embeddings = model(pixels).pooler_output"""
 PIXELS = "Give raw 8- or 16-bit pixels, and do not normalise before: the model does it itself. "
 STANDARDISE = {
     "image": "Each channel of each crop is brought to mean 0 and variance 1.",
@@ -67,7 +73,7 @@ def write(
         _table(("", ""), _rows(model)),
         ["## Metrics", "", *_metrics(model)],
         ["## Pixels", "", PIXELS + STANDARDISE[model.config.model.get("standardise", "image")]],
-        _use(model) if release else _weights(model, layout),
+        _use(model, name) if release else _weights(model, layout),
         ["## Limits", "", LIMITS_OF_CLASSES if _of_classes(model) else LIMITS],
         ["## Licence", "", licence or "None was stated."],
     ]
@@ -153,7 +159,7 @@ def _rows(model: ImageModel) -> list[tuple[str, str]]:
     ]
 
 
-def _use(model: ImageModel) -> list[str]:
+def _use(model: ImageModel, name: str) -> list[str]:
     """How a release is used."""
     size, count = model.config.data.crop_size, len(model.config.model.channels)
     told = (JAX_CELLS, TORCH_CELLS) if model.task.reads_cell_type else ("", "")
@@ -178,6 +184,19 @@ def _use(model: ImageModel) -> list[str]:
         "```python",
         TORCH_LINES.replace("PIXELS", tensor)
         .replace("FOLDER", ".")
+        .replace("(pixels)", f"(pixels{told[1]})"),
+        "```",
+        "",
+        "## Use with transformers",
+        "",
+        (
+            "The path of this folder, or OWNER/NAME on the hub. `trust_remote_code` runs"
+            " `modeling_phenomjax.py` and `encoder.py`: read them first."
+        ),
+        "",
+        "```python",
+        TRANSFORMERS_LINES.replace("PIXELS", tensor)
+        .replace("FOLDER", name)
         .replace("(pixels)", f"(pixels{told[1]})"),
         "```",
         "",

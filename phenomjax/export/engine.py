@@ -94,7 +94,7 @@ def _torch(
     try:
         import torch
 
-        from phenomjax.export import torch_encoder
+        from phenomjax.export.published import encoder as torch_encoder
     except ImportError:
         log.info("PyTorch is not installed: no comparison with eager execution")
         return {}

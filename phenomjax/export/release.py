@@ -1,17 +1,27 @@
-"""Release folders: weights, configuration, card, a loader for PyTorch, checksums; read back before
-they get their name.
+"""Release folders: weights, configuration, card, loaders for PyTorch and `transformers`, checksums;
+read back before they get their name.
 """
 
+import json
 import shutil
 from pathlib import Path
 
-from phenomjax.export import card, weights
+from phenomjax.export import card, published, weights
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.model import ImageModel
-from phenomjax.trained.release import SUMS, load
+from phenomjax.trained.release import CONFIG, SUMS, load
 
-TORCH = Path(__file__).with_name("torch_encoder.py")
+LOADERS = ("encoder.py", "modeling_phenomjax.py")  # of PyTorch, and of `transformers`
+# What `AutoConfig` and `AutoModel` look for in config.json.
+TRANSFORMERS = {
+    "model_type": "phenomjax",
+    "architectures": ["PhenomjaxModel"],
+    "auto_map": {
+        "AutoConfig": "modeling_phenomjax.PhenomjaxConfig",
+        "AutoModel": "modeling_phenomjax.PhenomjaxModel",
+    },
+}
 
 
 def write(folder: Path, model: ImageModel, name: str, licence: str) -> str:
@@ -32,9 +42,12 @@ def write(folder: Path, model: ImageModel, name: str, licence: str) -> str:
             " instance `licence` CC-BY-4.0 or MIT."
         )
     said = weights.write(folder, model)
+    described = json.loads((folder / CONFIG).read_text())
+    files.write_json(folder / CONFIG, described | TRANSFORMERS)
     card.write(folder / "README.md", model, name, licence, release=True)
     (folder / "LICENSE").write_text(f"SPDX-License-Identifier: {licence}\n")
-    shutil.copyfile(TORCH, folder / "encoder.py")
+    for name_of_file in LOADERS:
+        shutil.copyfile(Path(published.__file__).with_name(name_of_file), folder / name_of_file)
     names = sorted(path.name for path in folder.iterdir())
     (folder / SUMS).write_text(
         "".join(f"{files.sha256(folder / name)}  {name}\n" for name in names)

@@ -228,6 +228,7 @@ def test_release_loads_back_by_the_lines_of_its_card(kind, request, tmp_path, mo
         "config.json",
         "encoder.py",
         "model.safetensors",
+        "modeling_phenomjax.py",
     }
     assert "license: CC-BY-4.0" in (folder / "README.md").read_text()
     model, _, pixels = crops(run, 2)

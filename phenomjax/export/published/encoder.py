@@ -9,6 +9,7 @@ logits = model.logits(pixels)  # of a model of classes, in the order of config.j
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -96,6 +97,11 @@ class Scale(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.gamma
 
+    def _load_from_state_dict(self, state: dict, prefix: str, *others: Any) -> None:
+        if f"{prefix}weight" in state:  # transformers 4 calls every gamma so as it reads
+            state[f"{prefix}gamma"] = state.pop(f"{prefix}weight")
+        super()._load_from_state_dict(state, prefix, *others)
+
 
 class Encoder(nn.Module):
     """Raw pixels -> the mean patch token of the last block, or of the blocks that are named.
@@ -128,25 +134,30 @@ class Encoder(nn.Module):
         With `blocks` (from 1) [batch, len(blocks), dim]; `channelwise` puts one embedding a channel
         side by side (CA-MAE).
         """
-        batch, channels = pixels.shape[:2]
+        groups = pixels.shape[1] if channelwise else 1
+        outputs = self.tokens(pixels, blocks)
+        means = [x.reshape(len(x), groups, -1, x.shape[-1]).mean(2).flatten(1) for x in outputs]
+        return torch.stack(means, 1) if blocks else means[0]
+
+    def tokens(self, pixels: torch.Tensor, blocks: tuple[int, ...] = ()) -> list[torch.Tensor]:
+        """The patch tokens [batch, patches, dim] of each of the blocks, or of the last one; of a
+        CA-MAE those of the first channel come first, then those of the second.
+        """
         x = standardise(pixels, self.config.get("standardise", "image"))
         if self.agnostic:
             x = x.reshape(-1, 1, *x.shape[2:])
         x = self.patch_embed["proj"](x)
         table = positions(x.shape[2], x.shape[3], x.shape[1], self.grid).to(x)
-        x = (x.flatten(2).transpose(1, 2) + table).reshape(batch, -1, x.shape[1])
+        x = (x.flatten(2).transpose(1, 2) + table).reshape(len(pixels), -1, x.shape[1])
         first = int(self.config["class_token"])
         if first:
-            x = torch.cat([self.cls_token.expand(batch, -1, -1), x], 1)
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         wanted, outputs = blocks or (len(self.blocks),), {}
         for number, block in enumerate(self.blocks[: max(wanted)], 1):
             x = block(x)
             if number in wanted:
-                tokens = (self.norm(x) if number == len(self.blocks) else x)[:, first:]
-                groups = tokens.reshape(batch, channels if channelwise else 1, -1, x.shape[-1])
-                outputs[number] = groups.mean(2).flatten(1)
-        result = torch.stack([outputs[number] for number in wanted], 1)
-        return result if blocks else result[:, 0]
+                outputs[number] = (self.norm(x) if number == len(self.blocks) else x)[:, first:]
+        return [outputs[number] for number in wanted]
 
 
 class DenseLayer(nn.Module):
@@ -205,7 +216,7 @@ class Classifier(nn.Module):
         super().__init__()
         c, self.config = config, config
         if c["backbone"] == "vit":
-            self.encoder, width = Encoder(c), c["embed_dim"]
+            self.encoder, width = nn.ModuleDict({"vit_backbone": Encoder(c)}), c["embed_dim"]
         else:
             self.features, width = densenet(c)
         width += len(c["cell_types"]) if c["cell_type"] else 0
@@ -228,8 +239,8 @@ class Classifier(nn.Module):
         model.cell_types.
         """
         if self.config["backbone"] == "vit":
-            x = self.encoder(pixels)
-            x = self.encoder.fc_norm(x) if self.encoder.agnostic else x
+            encoder = self.encoder["vit_backbone"]
+            x = encoder.fc_norm(encoder(pixels))
         else:
             x = F.relu(self.features(standardise(pixels, self.config["standardise"])))
             x = x.mean((2, 3))
@@ -278,7 +289,6 @@ def load(folder: str | Path) -> Encoder | Classifier:
     state = load_file(folder / "model.safetensors")
     if "classes" in config:
         model: Encoder | Classifier = Classifier(config)
-        state = {name.replace(BACKBONE, "encoder."): x for name, x in state.items()}
     else:
         model = Encoder(config)
         encoder = [name for name in state if name.startswith(BACKBONE)]
