@@ -23,9 +23,21 @@ AXES = ("replica", "data", "model")
 ROWS = ("replica", "data")
 # what `jax.vmap` over the shards of a micro-batch is called: collectives of a task name it
 SHARDS = "shards"
-_NAMES = "batch", "embed", "mlp", "heads", "vocab", "seq", "kv", "patch", "layers", "channel"
-# Where two names of an array want the same mesh axis, the first in this order gets it.
-_WHOLE: dict[str, str | tuple[str, ...] | None] = dict.fromkeys(_NAMES)
+# Logical names of axes, and what each is the axis of. Where two names of an array want the same
+# mesh axis, the first in this order gets it.
+NAMES = {
+    "batch": "rows of a batch, a carry or an activation",
+    "embed": "width of the model",
+    "mlp": "hidden width of an MLP, of an LSTM or of convolutions",
+    "heads": "attention heads",
+    "vocab": "tokens of a vocabulary, or classes",
+    "seq": "positions",
+    "kv": "width of a head",
+    "patch": "pixels of a patch, or an input that has no other name",
+    "layers": "layers that are stacked for a scan",
+    "channel": "channels of an image",
+}
+_WHOLE: dict[str, str | tuple[str, ...] | None] = dict.fromkeys(NAMES)
 _DP = _WHOLE | {"batch": ROWS}
 _FSDP = _DP | {"embed": "data"}
 RULES = {

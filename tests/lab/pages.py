@@ -402,6 +402,8 @@ def _commands_of(line: str) -> list[str]:
     if _is_exact(line):
         found = []
         for words in _simple(line):
+            if words[:1] in (["cd"], ["git"], ["make"]):  # their phenomjax is a folder
+                continue
             environment = [w for w in words if re.match(r"[A-Z_]+=", w)]
             chosen = next(
                 (w.split()[-1] for w in environment if w.startswith("PHENOMJAX_MAIN=")), ""
