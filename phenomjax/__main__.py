@@ -5,6 +5,7 @@ Nothing is imported but the command that is asked for; each is also `python -m p
 """
 
 import os
+import platform
 import runpy
 import sys
 
@@ -33,6 +34,18 @@ COMMANDS = {  # name: (module, what it does)
     "export": ("phenomjax.export", "a checkpoint as ONNX, StableHLO, TensorRT or a release"),
     "convert": ("phenomjax.convert", "weights of other projects to ours, and back"),
 }
+PAGE = """examples:
+  phenomjax prepare simulate --out screen.zarr
+  phenomjax main --config configs/mae_demo.py --workdir runs/mae_demo
+  phenomjax prepare --help
+
+Pretrains models of cells and of proteins: raw data to banks, training, embeddings, maps.
+"""
+ALSO = """phenomjax COMMAND --help says more.
+phenomjax --version tells versions; phenomjax --print-completion bash|zsh|fish completes commands in
+the shell. All commands take --quiet and --json; colours are shown on a terminal alone, and not
+where NO_COLOR is set."""
+SHOWN = ("jax", "jaxlib", "flax", "numpy", "zarr")  # their versions decide numbers and files
 SYNONYMS = {"train": "main"}
 
 
@@ -46,8 +59,16 @@ def main() -> int:
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS)) + 2
         lines = [f"  {one:<{width}}{text}" for one, (_, text) in COMMANDS.items()]
-        print("usage: phenomjax COMMAND ...", "", "commands:", *lines, "", sep="\n")
-        print("phenomjax COMMAND --help says more.")
+        print(PAGE, "usage: phenomjax COMMAND …", "", *lines, "", ALSO, sep="\n")
+        return EXIT_DONE
+    if name == "--version":
+        print(*versions(), sep="\n")
+        return EXIT_DONE
+    if name.partition("=")[0] in ("--print-completion", "--print_completion"):
+        from phenomjax.system import completion
+
+        shell = name.partition("=")[2] or "".join(sys.argv[2:3])
+        print(completion.script(shell, COMMANDS))
         return EXIT_DONE
     name = SYNONYMS.get(name, name)
     if name not in COMMANDS:
@@ -58,6 +79,15 @@ def main() -> int:
     sys.argv[:2] = [f"phenomjax {name}"]
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     return EXIT_DONE
+
+
+def versions() -> list[str]:
+    """Of phenomjax, Python, and what decides numbers and files."""
+    from importlib import metadata
+
+    others = [f"{name} {metadata.version(name)}" for name in SHOWN]
+    python = platform.python_version()
+    return [f"phenomjax {metadata.version('phenomjax')}", f"Python {python}, {', '.join(others)}"]
 
 
 def run() -> None:

@@ -1,12 +1,19 @@
-"""Trains: `python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
-[--config.KEY=VALUE …]`.
+"""Trains a model, or continues a run that was stopped: the same command again goes on where it was.
 
-Exit codes: 0 done, 1 failed or diverged, 2 configuration or input error (never retried), 75 stopped
-after saving and 76 ended by the watchdog (run the same command again). Many hosts: `sbatch
-launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
+python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
+python -m phenomjax.main --config configs/mae_demo.py --workdir runs/short --config.num_steps=50
+
+Every key of the configuration is set by --config.KEY=VALUE. Keys, with default, range and meaning,
+stand in phenomjax/config; experiments stand in configs/.
+
+Many hosts: `sbatch launch/train.sbatch --config … --workdir …`; several processes of one machine:
+`python launch/local.py -n 4 -- --config … --workdir …`.
 
 To go on from a checkpoint of a run with another learning rate, schedule, batch or mixture, in a
 folder of its own: --config.continue_from=WORKDIR or WORKDIR@STEP, and what is to differ.
+
+Exit codes: 0 done; 1 failed or diverged; 2 a mistake in configuration or input, never retried; 75
+stopped after saving, and 76 ended by the watchdog: run the same command again.
 """
 
 from collections.abc import Sequence
@@ -16,26 +23,30 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import presence
-from phenomjax.config.experiment import read_flags
+from phenomjax.config.experiment import RunOptions, run_door
 from phenomjax.system import errors
-from phenomjax.system.log import log_to_stderr
+from phenomjax.system.user_files import expanded
 
 if TYPE_CHECKING:
     from phenomjax.training.evaluators import Factory
 
 
-def main() -> int:
+class Options(RunOptions):
+    """Of `python -m phenomjax.main`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Reads the flags, connects the processes, runs the loop."""
-    log_to_stderr()
-    found = read_flags(__doc__)
-    if found is None:
-        return 0
-    cluster_flags.start_from_flags()
+    return run_door(Options, run, "python -m phenomjax.main", __doc__ or "", argv)
+
+
+def run(options: Options, config: ConfigDict) -> int:
+    """Trains; returns the exit code."""
+    cluster_flags.start_as_told(options)
     with presence.connected():
         from phenomjax import train
 
-        config, workdir = found
-        return train.run(config, workdir, evaluators_of(config))
+        return train.run(config, expanded(options.workdir), evaluators_of(config))
 
 
 def evaluators_of(config: ConfigDict) -> "Sequence[Factory]":

@@ -1,27 +1,37 @@
 """The flags of a program that runs in several processes."""
 
-from absl import flags
+from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar
+
+from tyro.conf import arg
 
 from phenomjax.cluster.start import start
 
-FLAGS = ("coordinator", "num_processes", "process_id", "local_devices")
+Count = Annotated[int, arg(metavar="N")]
 
 
-def define_flags() -> None:
-    """Defines the flags of a front door that runs on several processes."""
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no SLURM step says it.")
-    flags.DEFINE_integer(
-        "num_processes", 0, "Number of processes; 0 = what SLURM's step says, or 1."
-    )
-    flags.DEFINE_integer("process_id", 0, "Which of them this is.")
-    flags.DEFINE_integer(
-        "local_devices", 0, "Devices that each process must see, as the launcher promised; 0 = any."
-    )
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """The place of this process among the others of its run; SLURM's steps say it themselves."""
+
+    SHOWN_LAST: ClassVar[bool] = True
+    GROUPS: ClassVar[dict[str, str]] = {"coordinator": "process"}
+
+    coordinator: Annotated[str, arg(metavar="HOST:PORT")] = ""
+    """of process 0, where no SLURM step says it"""
+    num_processes: Count = 0
+    """number of processes; 0: what SLURM's step says, or 1"""
+    process_id: Count = 0
+    """which of them this is"""
+    local_devices: Count = 0
+    """devices that each process must see, as the launcher promised; 0: any"""
 
 
-def start_from_flags() -> None:
-    """Connects this process as the flags or SLURM's environment say, and checks the devices that
+FLAGS = tuple(field.name for field in fields(ProcessOptions))
+
+
+def start_as_told(options: ProcessOptions) -> None:
+    """Connects this process as the options or SLURM's environment say, and checks the devices that
     the launcher promised.
     """
-    f = flags.FLAGS
-    start(f.coordinator, f.num_processes, f.process_id, f.local_devices)
+    start(options.coordinator, options.num_processes, options.process_id, options.local_devices)

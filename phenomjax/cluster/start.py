@@ -14,6 +14,7 @@ import jax
 
 from phenomjax.cluster import messages, presence
 from phenomjax.cluster.place import Place, find_place
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
@@ -65,6 +66,7 @@ def start(
     signal.signal(signal.SIGINT, _interrupt)
     if place.process_id:
         log.setLevel(logging.WARNING)  # process 0 speaks for all
+        ending.silence()
     if place.num_processes > 1:
         messages.introduce(place.process_id, f"{socket.gethostname()} (pid {os.getpid()})")
         stop = threading.Event()

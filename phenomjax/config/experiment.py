@@ -6,20 +6,24 @@ import ast
 import difflib
 import re
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from absl import flags
 from ml_collections import ConfigDict
+from tyro.conf import arg
 
-from phenomjax.cluster.flags import FLAGS, define_flags
+from phenomjax.cluster.flags import ProcessOptions
 from phenomjax.config import stored
 from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base
 from phenomjax.system.errors import UserError, did_you_mean, first_of
+from phenomjax.system.help_pages import Screen
+from phenomjax.system.options import run_command
 from phenomjax.system.user_files import UserFile, expanded, split
 
+RunOptionsT = TypeVar("RunOptionsT", bound="RunOptions")
 # --config.KEY=VALUE, and --noconfig.KEY of a switch
 OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(=?)(.*)", re.DOTALL)
 # what programs of others call a key
@@ -178,54 +182,67 @@ def _items(text: str) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, str] | None:
-    """Defines and reads the flags of a front door to a run.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ProcessOptions):
+    """Of the front doors to a run."""
+
+    config: Annotated[str, arg(metavar="FILE[:ARG]", help_behavior_hint="(required)")] = ""
+    """experiment, such as configs/mae.py:L/8,mask=0.75; or the config.json of a run"""
+    workdir: Annotated[str, arg(metavar="DIR", help_behavior_hint="(required)")] = ""
+    """folder of the run; an interrupted run continues in it"""
+
+    @classmethod
+    def check_words(cls, words: Sequence[str]) -> None:
+        """Raises UserError for a word that is no flag of ours, and stands behind none."""
+        switches = {"help", *(field.name for field in fields(Screen))}
+        known = [*(field.name for field in fields(cls)), *switches]
+        wants_value = False
+        for word in words:
+            name, equals, _ = word.removeprefix("--").partition("=")
+            if word.startswith("--"):
+                if name.replace("-", "_") not in known:
+                    raise UserError(_unknown(name, words, known))
+                wants_value = not equals and name not in switches
+            elif wants_value or word == "-h":
+                wants_value = False
+            else:
+                raise UserError(
+                    f"'{word}' stands alone: give --config FILE, --workdir DIR, and values as"
+                    " --config.KEY=VALUE."
+                )
+
+
+def run_door(
+    kind: type[RunOptionsT],
+    run: Callable[[RunOptionsT, ConfigDict], int],
+    prog: str,
+    page: str,
+    argv: Sequence[str] | None = None,
+) -> int | None:
+    """Reads the command line of a front door to a run, with its `--config.KEY=VALUE`, and runs it.
 
     Args:
-      doc: shown by --help, before the flags.
-      program: module that the user called.
-
-    Returns:
-      (config, workdir), or None when help was asked for.
+      kind: its options.
+      run: is called with them and the configuration.
+      prog: how the program is called.
+      page: what it does, for the help.
+      argv: words behind the program's name; those of this process if None.
 
     Raises:
       UserError: an unknown or missing flag, or a configuration that cannot be read.
     """
-    f = flags.FLAGS
-    flags.DEFINE_string(
-        "config", None, "Experiment, e.g. configs/mae.py:L/8,mask=0.75; or a run's config.json."
-    )
-    flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
-    define_flags()
-    if {"--help", "-h", "-help"} & set(sys.argv[1:]):
-        own = [flag.name for flag in f.get_flags_for_module(sys.argv[0])]
-        names = dict.fromkeys([*own, "config", "workdir", *FLAGS])
-        print(doc, *(f"  --{name}: {f[name].help}" for name in names), sep="\n")
-        print(
-            "Every key with its default and meaning stands in phenomjax/config; experiments stand"
-            " in configs/."
-        )
-        return None
-    overrides, others = _split(sys.argv[1:])
-    try:
-        left = f([sys.argv[0], *others])[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown(error.flagname, others)) from None
-    except flags.Error as error:
-        text = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{text}. See --help.") from None
-    if left:
-        raise UserError(
-            f"'{left[0]}' stands alone: give --config FILE, --workdir DIR, and values as"
-            " --config.KEY=VALUE."
-        )
-    for name in ("config", "workdir"):
-        if not f[name].value:
-            raise UserError(
-                f"--{name} is missing: python -m {program} --config configs/mae_demo.py --workdir"
-                " runs/mae_demo"
-            )
-    return read_config(f.config, overrides), expanded(f.workdir)
+    overrides, others = _split(sys.argv[1:] if argv is None else argv)
+
+    def start(options: RunOptionsT) -> int:
+        for name in ("config", "workdir"):
+            if not getattr(options, name):
+                raise UserError(
+                    f"--{name} is missing: {prog} --config configs/mae_demo.py --workdir"
+                    " runs/mae_demo"
+                )
+        return run(options, read_config(options.config, overrides))
+
+    return run_command(kind, start, prog, page, others)
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -239,7 +256,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return overrides, others
 
 
-def _unknown(name: str, words: Sequence[str]) -> str:
+def _unknown(name: str, words: Sequence[str], flags: Iterable[str]) -> str:
     """What to say of a flag that there is not."""
     keys = flatten(base())
     if alike := _alike(name, keys):
@@ -248,7 +265,7 @@ def _unknown(name: str, words: Sequence[str]) -> str:
             f"There is no flag --{name}. Keys of the configuration are given as"
             f" --config.{alike}={given.get(name, 'VALUE')}."
         )
-    near = did_you_mean(name, ["config", "workdir", *FLAGS, *(f"config.{key}" for key in keys)])
+    near = did_you_mean(name, [*flags, *(f"config.{key}" for key in keys)])
     return f"There is no flag --{name}.{near} See --help."
 
 

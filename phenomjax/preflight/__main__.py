@@ -1,6 +1,10 @@
 """The test of a few minutes that precedes a large run, on the nodes of that run or on two of them:
 one table, pass or fail.
 
+python -m phenomjax.preflight --config configs/mae_demo.py --workdir runs/mae_demo
+
+That checks one process of this machine. All of them, under SLURM or by the launcher:
+
   PHENOMJAX_MAIN="python -m phenomjax.preflight" \\
     sbatch --nodes=2 launch/train.sbatch --config configs/X.py --workdir W [--expect_gbps=200]
   srun --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 \\
@@ -25,25 +29,36 @@ import signal
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from absl import flags
 from ml_collections import ConfigDict
+from tyro.conf import arg
 
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import messages, presence
-from phenomjax.config.experiment import read_flags
+from phenomjax.config.experiment import RunOptions, run_door
 from phenomjax.preflight.checks import CHECKS
 from phenomjax.preflight.exchange import Exchange
 from phenomjax.preflight.results import table
 from phenomjax.preflight.runner import Preflight
 from phenomjax.preflight.stand import Bench
 from phenomjax.system import errors, files
-from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
+from phenomjax.system.user_files import expanded
 
 log = logging.getLogger("phenomjax")
 FILE = "preflight.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """Of `python -m phenomjax.preflight`."""
+
+    expect_gbps: Annotated[float, arg(metavar="GBPS")] = 0.0
+    """Gbit/s that the network of a host should give; below half of it the check fails; 0: any"""
 
 
 def run(
@@ -89,23 +104,19 @@ def run(
     return code
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Reads the flags, connects the processes, runs the checks."""
-    flags.DEFINE_float(
-        "expect_gbps",
-        0.0,
-        "Gbit/s that the network of a host should give; below half of it the check fails.",
-    )
-    system_log.log_to_stderr()
-    found = read_flags(__doc__ or "", "phenomjax.preflight")
-    if found is None:
-        return 0
-    cluster_flags.start_from_flags()
+    return run_door(Options, start, "python -m phenomjax.preflight", __doc__ or "", argv)
+
+
+def start(options: Options, config: ConfigDict) -> int:
+    """Connects the processes and runs the checks; returns the exit code."""
+    cluster_flags.start_as_told(options)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to save
     places = tuple(f"--{name}" for name in cluster_flags.FLAGS)
     program = " ".join(word for word in sys.argv[1:] if not word.startswith(places))
     with presence.connected():
-        return run(*found, expect_gbps=flags.FLAGS.expect_gbps, program=program)
+        return run(config, expanded(options.workdir), options.expect_gbps, program)
 
 
 if __name__ == "__main__":

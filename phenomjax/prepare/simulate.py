@@ -1,4 +1,7 @@
-"""python -m phenomjax.prepare simulate: simulated data with known truth.
+"""Simulates data with known truth: images of cells, or protein sequences.
+
+python -m phenomjax.prepare simulate --out screen.zarr
+python -m phenomjax.prepare simulate --kind proteins --out families.zarr
 
 --kind cells: a Cell Painting screen: 6 channels, plates with batch effects, controls, knock-outs of
 genes in complexes, compounds at several doses. --kind proteins: families evolved along trees from
@@ -14,7 +17,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import arg
 
@@ -51,6 +54,19 @@ def options_of(kind: str) -> type[Any]:
         default = dataclasses.field(default=field.default)
         fields.append((field.name, Annotated[type(field.default), flag], default))
     return dataclasses.make_dataclass("Options", fields, frozen=True)
+
+
+def any_options() -> type[Any]:
+    """The options of all kinds at once."""
+    cells, proteins = map(options_of, KINDS)
+    there = get_type_hints(cells, include_extras=True)
+    hints = get_type_hints(proteins, include_extras=True)
+    more = [
+        (field.name, hints[field.name], dataclasses.field(default=field.default))
+        for field in dataclasses.fields(proteins)
+        if field.name not in there
+    ]
+    return dataclasses.make_dataclass("Options", more, bases=(cells,), frozen=True)
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -1,6 +1,7 @@
 """Lists and compares the runs under some folders:
 
-  python -m phenomjax.runs runs/ [--sort val/loss] [--html runs.html]
+  python -m phenomjax.runs runs/
+  python -m phenomjax.runs runs/ --sort val/loss --html runs.html
 
 A run is a folder with the config.json that training writes. Columns: state, step of num_steps,
 metrics of validation and probes where checkpoint.best_metric (the lowest val/loss by default) was

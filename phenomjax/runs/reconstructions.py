@@ -1,4 +1,8 @@
-"""Reconstructions of several runs side by side."""
+"""Draws what trained masked autoencoders make of held-out crops, side by side: the crop, what each
+of them saw, and what it made of it.
+
+python -m phenomjax.runs.reconstructions --checkpoints runs/mae_demo --out reconstructions.png
+"""
 
 import logging
 from collections.abc import Sequence

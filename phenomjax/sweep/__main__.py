@@ -1,11 +1,11 @@
 """Varies what search_space() in a config file names (phenomjax/sweep/space.py) and looks for the
 lowest val/loss:
 
-  python -m phenomjax.sweep --config configs/mae_demo.py --study runs/sweep [--config.KEY=VALUE …]
+  python -m phenomjax.sweep --config configs/mae_demo.py --study runs/sweep
 
 or trains one model for each value, and each combination of values, all to their ends:
 
-  python -m phenomjax.sweep --config FILE --study DIR --vary data.cell_type=HUVEC,RPE seed=0,1,2
+  python -m phenomjax.sweep --config configs/mae_demo.py --study runs/s --vary seed=0,1,2
 
 Each trial is a run of `python -m phenomjax.main` in STUDY/trials/NNNN. --config.KEY=VALUE holds for
 all trials. The sweep can be stopped or killed at any time; the same command continues it, and more

@@ -84,9 +84,14 @@ class Progress:
         )
 
 
-def log_to_stderr() -> None:
-    """Sends the program's log lines to stderr with the time of day; for front doors alone."""
+def log_to_stderr(quiet: bool = False) -> None:
+    """Sends the program's log lines to stderr with the time of day; for front doors alone.
+
+    Args:
+      quiet: only warnings and errors.
+    """
     handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
     handler.addFilter(lambda record: record.name != "phenomjax.process")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.handlers[:] = [handler]

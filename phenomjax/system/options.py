@@ -1,10 +1,14 @@
 """Commands and their options: a frozen dataclass each, whose fields are the flags, the help, the
-record in the output, and what an earlier run is compared with.
+record in the output, and what an earlier run is compared with. Every command also has the flags of
+`help_pages.Screen`, --quiet and --json, without a field for them.
 
 A field's docstring (the string below it) is its help. Parsing is tyro's: `--crop_size` and
 `--crop-size` are one flag, a tuple takes several words, `tyro.conf.Positional[str]` has no flag,
 `Annotated[Path, tyro.conf.arg(metavar="DIR")]` another word in the help, a mistyped flag gets its
 nearest.
+
+A class may look at the words before they are parsed, for mistakes that it can explain better:
+`check_words(words)`.
 
 A command that reads a configuration has a field `overrides`, hidden from its help: the words
 `--config.KEY=VALUE` of its command line go there as they are.
@@ -13,21 +17,17 @@ Below the door nobody sees a dash: an error of a library names a setting in back
 (`crop_size`), and the door makes a flag of it.
 """
 
-import ast
 import dataclasses
-import functools
 import importlib
-import inspect
-import itertools
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
+from phenomjax.system import ending, help_pages
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.user_files import expanded
@@ -56,8 +56,16 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
       UserError: a seed below 0, which no generator of random numbers takes; `--config.KEY` without
         its value.
     """
+    return _parsed(kind, argv, prog, page)[0]
+
+
+def _parsed(
+    kind: type[Options], argv: Sequence[str], prog: str, page: str
+) -> tuple[Options, help_pages.Screen]:
+    fields = cast(type[Any], kind).__dataclass_fields__
+    getattr(kind, "check_words", lambda _: None)(argv)
     overrides = list[str]()
-    if "overrides" in cast(type[Any], kind).__dataclass_fields__:
+    if "overrides" in fields:
         overrides = [word for word in argv if word.startswith("--config.")]
         argv = [word for word in argv if word not in overrides]
         for word in overrides:
@@ -66,65 +74,33 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
                     f"'{word}' is not an option. Values of all runs are given as"
                     " --config.KEY=VALUE."
                 )
-    _join_lines(cast(type, kind))
-    _move_shared(cast(type, kind))
+    if {"-h", "--help"} & set(argv):
+        print(help_pages.page_of(page), end="\n\n")
+    # tyro asks only whether stdout is a terminal
+    tyro._experimental_options["ansi_codes"] = help_pages.coloured()
     try:
-        options = tyro.cli(
-            kind,
+        found = tyro.cli(
+            help_pages.shown(kind),
             args=_words(kind, argv),
             prog=prog,
-            description=_with_examples(page),
+            description="",
             use_underscores=True,
-            config=(tyro.conf.OmitSubcommandPrefixes,),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except SystemExit as end:
-        if end.code and "overrides" in cast(type[Any], kind).__dataclass_fields__:
+        if end.code and "overrides" in fields:
             print(
                 "Keys of the configuration of all runs are given as --config.KEY=VALUE.",
                 file=sys.stderr,
             )
         raise
+    values, screen = help_pages.apart(found)
     if overrides:
-        options = dataclasses.replace(cast(Any, options), overrides=tuple(overrides))
-    seed = getattr(options, "seed", 0)
+        values["overrides"] = tuple(overrides)
+    seed = values.get("seed", 0)
     if isinstance(seed, int) and seed < 0:
         raise UserError(f"The seed is {seed}; it must be 0 or more.")
-    return options
-
-
-def _move_shared(kind: type[Any]) -> None:
-    """Brings the fields of bases that say `SHOWN_LAST` to the end: those of the command come first
-    in its help.
-    """
-    fields = kind.__dataclass_fields__
-    for owner in kind.__mro__[1:]:
-        for name in owner.__annotations__ if vars(owner).get("SHOWN_LAST") else ():
-            if name in fields:
-                fields[name] = fields.pop(name)
-
-
-def _with_examples(page: str) -> str:
-    """A page whose examples are a line each, to be pasted: tyro would join them to a paragraph."""
-    whole = re.sub(
-        r"^python .*(?:\n +\S.*)*", lambda found: " ".join(found[0].split()), page, flags=re.M
-    )
-    return re.sub(r"^python ", "  python ", whole, flags=re.M)
-
-
-@functools.cache
-def _join_lines(kind: type[Any]) -> None:
-    """Makes one paragraph of each field's docstring: tyro would keep its line breaks."""
-    for owner in filter(dataclasses.is_dataclass, kind.__mro__):
-        hints = get_type_hints(owner, include_extras=True)  # a class below may have others
-        try:
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        except OSError:  # a class that has no source
-            continue
-        for field, text in itertools.pairwise(cast(ast.ClassDef, definition).body):
-            match field, text:
-                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(words))):
-                    helpful = tyro.conf.arg(help=" ".join(words.split()))
-                    owner.__annotations__[name] = Annotated[hints[name], helpful]
+    return kind(**values), screen
 
 
 def _words(kind: type[Any], argv: Sequence[str]) -> list[str]:
@@ -133,7 +109,7 @@ def _words(kind: type[Any], argv: Sequence[str]) -> list[str]:
     if the value is a word of its own. A `~` that the shell left becomes the home folder.
     """
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    words, known = list[str](), {field.name for field in fields}
+    words, known = list[str](), {field.name for field in fields} | {"quiet", "json"}
     for word in argv:
         name, equals, value = word.partition("=")
         value = expanded(value)
@@ -205,20 +181,24 @@ def run_command(
     Raises:
       UserError: of `run`, its settings written as flags.
     """
-    options = parse(kind, sys.argv[1:] if argv is None else argv, prog, page)
-    log_to_stderr()
-    try:
-        return run(options)
-    except UserError as error:
-        hints = get_type_hints(kind, include_extras=True)
-        flags = [name for name, hint in hints.items() if not _is_positional(hint)]
-        raise UserError(with_flags(str(error), flags), error.exit_code) from error
-    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        place = error.filename2 or error.filename
-        raise UserError(
-            f"{place} cannot be used: {error.strerror}. A folder stands where a file is wanted, or"
-            " a file where a folder is: give another name."
-        ) from error
+    words = sys.argv[1:] if argv is None else list(argv)
+    with ending.told(prog.removeprefix("python -m "), "--json" in words) as told:
+        options, screen = _parsed(kind, words, prog, page)
+        log_to_stderr(screen.quiet)
+        try:
+            code = run(options)
+        except UserError as error:
+            hints = get_type_hints(kind, include_extras=True)
+            flags = [name for name, hint in hints.items() if not _is_positional(hint)]
+            raise UserError(with_flags(str(error), flags), error.exit_code) from error
+        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+            place = error.filename2 or error.filename
+            raise UserError(
+                f"{place} cannot be used: {error.strerror}. A folder stands where a file is wanted,"
+                " or a file where a folder is: give another name."
+            ) from error
+        told.exit_code = code or EXIT_DONE
+    return code
 
 
 def _is_positional(hint: Any) -> bool:
@@ -241,9 +221,9 @@ def run_chosen(
     """
     name, *words = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if name in ("-h", "--help"):
-        width = max(map(len, commands)) + 2
-        lines = [f"  {one:<{width}}{text}" for one, (_, text) in commands.items()]
-        print(f"usage: {prog} COMMAND ...\n\n{page.strip()}\n\ncommands:\n" + "\n".join(lines))
+        texts = {one: text for one, (_, text) in commands.items()}
+        print(help_pages.commands_page(f"{prog} COMMAND …", page, texts))
+        print(f"\n{prog} COMMAND --help says more.")
         return EXIT_DONE
     if name not in commands:
         there = ", ".join(commands)

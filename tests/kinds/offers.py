@@ -6,6 +6,7 @@ The reach is that of names: a function reaches what its body names, in its own m
 """
 
 import ast
+import dataclasses
 import functools
 import importlib
 import re
@@ -15,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import phenomjax
-from phenomjax.cluster import flags as cluster_flags
-from phenomjax.system import options
+from phenomjax.system import help_pages, options
 
 ROOT = Path(phenomjax.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])\b(?!\.)")
@@ -66,31 +66,25 @@ def modules() -> dict[str, ast.Module]:
 @functools.cache
 def doors() -> dict[str, tuple[Node, frozenset[str]]]:
     """{command line: (what it runs, its flags)}."""
-    run = {"config", "workdir", "help", *cluster_flags.FLAGS}
-    found = {
-        "phenomjax.main": (("phenomjax.main", "main"), frozenset(run)),
-        "phenomjax.preflight": (
-            ("phenomjax.preflight.__main__", "main"),
-            frozenset({*run, "expect_gbps"}),
-        ),
-    }
+    found = {}
     for program, (module, kinds) in programs().items():
         flags = set().union(*(_flags(kind) for kind in kinds))
         flags |= {"config"} if program == "phenomjax.sweep" else set()
-        found[program] = ((module, "run"), frozenset(flags))
+        start = "main" if {"config", "workdir"} <= flags and "study" not in flags else "run"
+        found[program] = ((module, start), frozenset(flags))
     return found
 
 
 @functools.cache
 def programs() -> dict[str, tuple[str, list[type]]]:
-    """{command line: (module that runs it, its options)}, of all doors but those of absl."""
+    """{command line: (module that runs it, its options)}, of all doors."""
     from phenomjax.maps import __main__ as maps
     from phenomjax.prepare import __main__ as prepare
     from phenomjax.prepare import simulate
     from phenomjax.scaling import __main__ as scaling
 
     single = ["score", "sample", "evaluate", "convert", "export", "sweep", "runs"]
-    single += ["runs.reconstructions", "checkpoints.seal", "probes.biotrainer"]
+    single += ["main", "preflight", "runs.reconstructions", "checkpoints.seal", "probes.biotrainer"]
     found = {}
     for name in single:
         module = f"phenomjax.{name}"
@@ -117,7 +111,7 @@ def programs() -> dict[str, tuple[str, list[type]]]:
 
 def _flags(kind: type) -> set[str]:
     """Names of the flags of a dataclass of options, those with other names and negations too."""
-    found = {"help"}
+    found = {"help", *(field.name for field in dataclasses.fields(help_pages.Screen))}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         if options._is_positional(hint):
             continue

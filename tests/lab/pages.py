@@ -27,7 +27,6 @@ from pathlib import Path
 from filelock import FileLock
 
 from phenomjax import config
-from phenomjax.cluster import flags as cluster_flags
 from phenomjax.config import experiment
 from phenomjax.config.checks import flatten
 from phenomjax.system import options
@@ -466,7 +465,7 @@ def _parsed(module: str, words: list[str]) -> list[str]:
     command = f"{module} {shlex.join(words)}"
     try:
         if module in IN_A_CHILD:
-            known = {"config", "workdir", "expect_gbps", "help", *cluster_flags.FLAGS}
+            known = offers.doors()[module][1]
             flags = [w for w in words if w.startswith("--") and not w.startswith("--config.")]
             bad = [f for f in flags if f[2:].split("=")[0] not in known]
             if bad:

@@ -141,7 +141,7 @@ def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
             folder / "map.parquet",
             "--top",
             2,
-            "--json",
+            "--out",
             folder / "query.json",
         )
         == 0

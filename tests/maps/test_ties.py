@@ -60,7 +60,7 @@ def commands(folder, out):
     known = ["--relationships", folder / "CORUM.txt", "--thresholds", "0.05,0.95", "0.25,0.75"]
     return [
         ["relate", *the_map, "--top", 12, "--out", out],
-        ["query", "G01", "G40", *the_map, "--top", 20, "--json", out / "query.json"],
+        ["query", "G01", "G40", *the_map, "--top", 20, "--out", out / "query.json"],
         ["benchmark", *the_map, "--map", "--align", "none", *known, *arms, "--out", out],
         ["proximity", *the_map, *arms, "--trials", 20, "--min_unexpressed", 5, "--out", out],
         ["filter", "--profiles", folder / "wells.parquet", "--draws", 200, "--out", out],

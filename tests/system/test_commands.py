@@ -1,17 +1,23 @@
 """The screen of commands, and options from dataclasses."""
 
+import contextlib
 import importlib.util
+import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import tyro
 
 from phenomjax import __main__ as commands
-from phenomjax.system import files, options
+from phenomjax.system import ending, files, help_pages, options
 from phenomjax.system.errors import UserError
+from tests.kinds import offers
 from tests.lab import ROOT
 
 
@@ -170,4 +176,137 @@ def test_examples_of_a_page_can_be_pasted(capsys):
     with pytest.raises(SystemExit):
         options.parse(Options, ["--help"], "x", page)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert {"  python -m x --a 1", "  python -m x --a 2 --b 3", "It is so."} <= set(lines)
+    first = [
+        "examples:",
+        "  python -m x --a 1",
+        "  python -m x --a 2 --b 3",
+        "",
+        "Does.",
+        "",
+        "It is so.",
+    ]
+    assert lines[: len(first)] == first
+
+
+def test_every_command_shows_an_example_first_that_its_options_allow():
+    for name, (node, flags) in offers.doors().items():
+        page = importlib.import_module(node[0]).__doc__
+        shown = help_pages.page_of(page).splitlines()
+        assert shown[0] in ("example:", "examples:"), name
+        assert shown[1].startswith(f"  python -m {name}"), (name, shown[1])
+        named = {flag.replace("-", "_") for flag in offers.FLAG.findall(shown[1])}
+        assert named <= flags, (name, named - flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """Of several commands, in a group of their own."""
+
+    SHOWN_LAST: ClassVar[bool] = True
+    GROUPS: ClassVar[dict[str, str]] = {"jobs": "machine"}
+
+    jobs: int = 0
+    """processes"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Shared):
+    """Of a command with many flags."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"low": "pixel"}
+
+    source: Path
+    """a file"""
+    low: float | None = None
+    """of the range"""
+    keep: bool = False
+    """them all"""
+
+
+def test_flags_stand_in_their_groups(capsys):
+    words = ["--jobs", "2", "--keep", "--source", "a", "--quiet"]
+    assert options.parse(Grouped, words, "p", "") == Grouped(source=Path("a"), keep=True, jobs=2)
+    with pytest.raises(SystemExit):
+        options.parse(Grouped, ["--help"], "p", "")
+    text = capsys.readouterr().out
+    places = [text.index(f"{title} options") for title in ("pixel", "machine")]
+    flags = [text.rindex(f"--{name} ") for name in ("source", "quiet", "low", "keep", "jobs")]
+    order = [*flags[:2], places[0], *flags[2:4], places[1], flags[4]]
+    assert order == sorted(order)
+    assert "--low NUMBER" in text and "None" not in text and "no_keep" not in text
+
+
+def finish(parsed):
+    """A command that writes, prints, and says what comes next."""
+    print("a table")
+    if parsed.crop_size == 13:
+        raise UserError("`crop_size` is 13", 1)
+    ending.wrote("out dir/x.zarr", "2 images")
+    ending.note(loss=np.float32(0.5), bad=float("nan"))
+    ending.then("look at it", "python -m phenomjax.prepare inspect {}", "out dir/x.zarr")
+    return 1
+
+
+def test_the_end_as_lines_and_as_one_object(capsys, monkeypatch):
+    def end(*words):
+        with contextlib.suppress(UserError):
+            options.run_command(Options, finish, "python -m p", "", ["--source", "a", *words])
+        return capsys.readouterr()
+
+    monkeypatch.setattr(logging.getLogger("phenomjax"), "handlers", [])
+    command = "python -m phenomjax.prepare inspect 'out dir/x.zarr'"
+    out, err = end()
+    assert out == "a table\n"
+    told = [line.split(" ", 1)[1] for line in err.splitlines()]
+    assert told == ["wrote out dir/x.zarr: 2 images", f"next, look at it: {command}"]
+    assert end("--quiet") == ("a table\n", "")
+    out, err = end("--json")
+    written = {"written": ["out dir/x.zarr"], "next": [command], "loss": 0.5, "bad": None}
+    assert json.loads(out) == {"command": "p", "exit_code": 1} | written
+    assert "a table" in err
+    failed = json.loads(end("--json", "--crop_size", "13").out)
+    assert failed["error"] == "--crop_size is 13" and failed["exit_code"] == 1
+    with pytest.raises(SystemExit):
+        end("--json", "--crop_size", "x")
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("no_color,coloured", [("", True), ("1", False)])
+def test_colours_are_for_terminals(monkeypatch, capsys, no_color, coloured):
+    def help_of():
+        with pytest.raises(SystemExit):
+            options.parse(Options, ["--help"], "p", "")
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert "\033[" not in help_of()
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert ("\033[" in help_of()) == coloured
+
+
+def test_version_and_completion(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["phenomjax", "--version"])
+    assert commands.main() == 0
+    assert capsys.readouterr().out.startswith("phenomjax 0.1.0\nPython 3.")
+    monkeypatch.setattr(sys, "argv", ["phenomjax", "--print-completion", "bash"])
+    assert commands.main() == 0
+    script = capsys.readouterr().out
+    ask = """
+    complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_phenomjax; echo ${COMPREPLY[*]}
+    }
+    complete_ phenomjax prep; complete_ phenomjax maps re
+    complete_ phenomjax embed images --level ''; complete_ phenomjax main --conf
+    """
+    (tmp_path / "script").write_text(script + ask)
+    done = subprocess.run(
+        ["bash", "script"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:4] == ["prepare", "relate", "crop site well", "--config"]
+    for shell in ("zsh", "fish"):
+        monkeypatch.setattr(sys, "argv", ["phenomjax", f"--print-completion={shell}"])
+        assert commands.main() == 0 and "unexpressed" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["phenomjax", "--print-completion", "tcsh"])
+    with pytest.raises(UserError, match=r"no completion for 'tcsh'.* bash, zsh, fish"):
+        commands.main()

@@ -1,6 +1,8 @@
 """Seals checkpoints that have no digests, for one who trusts them: they were written by an older
 version, or copied without them.
 
+python -m phenomjax.checkpoints.seal runs/mae_demo/checkpoints/300
+
 One core hashed 1.2 GiB/s on a busy machine; seconds a GiB: python -m timeit -s "import hashlib; b =
 bytes(2**30)" "hashlib.sha256(b)"
 """

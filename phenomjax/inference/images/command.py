@@ -1,5 +1,7 @@
 """Embeds the images of banks with a trained model of images, by crop, site or well.
 
+python -m phenomjax.embed images --checkpoint runs/phenom --bank plates.zarr --out embeddings.zarr
+
 A model with batch norms may normalise each image by the statistics of its own experiment:
 --statistics experiment (AdaBN), or --statistics controls, which takes them with a fixed share of
 the experiment's controls. They are taken in a pass of their own before.

@@ -1,5 +1,7 @@
 """Embeds sequences with a trained language model: one vector a protein, or one a residue.
 
+python -m phenomjax.embed sequences --checkpoint runs/txl --source p.fasta.gz --out embeddings.zarr
+
 The command can be killed at any time and run again: it goes on where it was. Equal sequences are
 computed once, and the order of the records changes no number; other records in the same files may,
 by rounding. Exit codes: 0 done; 1 done, but records were rejected; 2 a mistake in the arguments or

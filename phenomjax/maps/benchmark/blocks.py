@@ -1,10 +1,11 @@
 """Block search: which encoder block separates perturbations best, by a linear probe on batches held
 out.
 
-  python -m phenomjax.maps blocks --checkpoint DIR --bank B.zarr --out blocks/
-      embeds all blocks first, into blocks/embeddings.zarr
+  python -m phenomjax.maps blocks --checkpoint runs/phenom --bank plates.zarr --out blocks/
   python -m phenomjax.maps blocks --profiles E.zarr --out blocks/
-      E.zarr has several blocks: phenomjax.embed --block 3 6 9 12
+
+The first embeds all blocks before, into blocks/embeddings.zarr. E.zarr of the second has several:
+`python -m phenomjax.embed images --block 3 6 9 12`.
 
 Each block's embeddings are aligned in the same way and probed (linear_probe.py: balanced accuracy
 over perturbations, batches held out). Writes blocks.json ({"best", "blocks": {"3": {"value",

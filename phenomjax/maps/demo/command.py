@@ -1,8 +1,8 @@
 """From images to a map of biology, on a simulated screen whose truth is known. Start after `make
 demo`: it takes that run's encoder.
 
-  python -m phenomjax.maps demo [--checkpoint runs/mae_demo] [--out runs/maps_demo] \\
-      [--with perturbation]
+  python -m phenomjax.maps demo --checkpoint runs/mae_demo --out runs/maps_demo
+  python -m phenomjax.maps demo --with perturbation
 
 Simulates eight plates that the encoder never saw, embeds them, aligns the wells on their controls,
 averages them to a map, finds and removes the proximity bias, and asks whether replicates are found

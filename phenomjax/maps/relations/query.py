@@ -2,7 +2,7 @@
 opposite, genes and compounds apart.
 
   python -m phenomjax.maps query TP53 --profiles map.parquet --top 10
-  python -m phenomjax.maps query TP53 MDM2 --profiles map.parquet --json neighbours.json
+  python -m phenomjax.maps query TP53 MDM2 --profiles map.parquet --out neighbours.json
 
 Names are those of the map, or what people call them (pert_iname, compound_name, …); capitals do not
 matter, and a gene means all its rows. p: the share of the map's pairs that are as similar, or as
@@ -25,6 +25,7 @@ from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.options import Names, TableOptions, require_some
 from phenomjax.statistics import ties
 from phenomjax.statistics.cosines import exact_cosines
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json
 
@@ -42,7 +43,7 @@ class Options(TableOptions):
     """genes or compounds"""
     top: int = 10
     """neighbours a side"""
-    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """write them too"""
 
 
@@ -91,8 +92,9 @@ def run(options: Options) -> int:
                     about = _about(one["name"], one["called"], one["gene"])
                     said = "  ".join([one["name"], *about])
                     print(f"    {one['cosine']:+.3f}  p {one['p']:<8.2g} {said}")
-    if options.json:
-        log.info("query: wrote %s", write_json(Path(options.json), found))
+    if options.out:
+        ending.wrote(write_json(Path(options.out), found))
+    ending.note(neighbours=found)
     return 0
 
 

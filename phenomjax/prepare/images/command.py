@@ -1,4 +1,16 @@
-"""python -m phenomjax.prepare images: raw microscopy files to an image bank."""
+"""Raw microscopy files (PNG, TIFF, JPEG 2000, OME-Zarr plates) become an image bank.
+
+python -m phenomjax.prepare images --source DIR --layout phenix --out plates.zarr --dry_run
+python -m phenomjax.prepare images --source DIR --layout phenix --out plates.zarr --metadata P.csv
+
+The first shows what is understood of the files, with a picture, and prepares nothing. Nothing is
+lost without a word: images that cannot go in are in BANK/rejected.parquet and on the screen, what
+was left out on purpose, is black, or met no row of a table, in BANK/remarks.parquet. The command
+can be killed at any time and run again; of a finished bank it says whether the source has changed.
+
+Exit codes: 0 done; 1 done, but files were rejected; 2 a mistake in the options or the input; 75
+stopped by a signal.
+"""
 
 import contextlib
 import dataclasses

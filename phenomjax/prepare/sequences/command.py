@@ -1,5 +1,15 @@
-"""python -m phenomjax.prepare sequences: FASTA, text, SMILES, tables or JSON lines to a token
-bank.
+"""FASTA, text, SMILES, tables or JSON lines become a token bank.
+
+python -m phenomjax.prepare sequences --source uniref50.fasta.gz --out uniref50.zarr
+python -m phenomjax.prepare sequences --source p.fasta --out p.zarr --cluster 0.3 --validation 0.01
+
+What a file is, is told by its content. Exact duplicates are left out, and validation and test are
+chosen by the hash of each sequence, so that more data move nothing between splits. Records that
+cannot be read are in BANK/rejected.parquet, and the good ones are kept. The command can be killed
+at any time and run again: the bank is the same, byte for byte.
+
+Exit codes: 0 done; 1 done, but records were rejected; 2 a mistake in the options or the input; 75
+stopped by a signal.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Forecast a run before it starts, and write the forecast down:
 
-python -m phenomjax.scaling forecast --fit DIR --config FILE [--config.KEY=VALUE …]
-python -m phenomjax.scaling forecast --fit DIR --params N --tokens D
-python -m phenomjax.scaling forecast --fit DIR --budget FLOPS
-python -m phenomjax.scaling forecast --run WORKDIR [--fit DIR]
+python -m phenomjax.scaling forecast --fit runs/fit --config configs/phenom1_vit_l8.py
+python -m phenomjax.scaling forecast --fit runs/fit --params 1e9 --tokens 2e10
+python -m phenomjax.scaling forecast --fit runs/fit --budget 1e21
+python -m phenomjax.scaling forecast --fit runs/fit --run runs/large
 
 With a configuration: its parameters, data and FLOPs are counted by the task itself, without
 training; val/loss at its end with a 90 % interval, its course, how far it lies beyond the fitted

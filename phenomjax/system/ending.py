@@ -1,0 +1,121 @@
+"""What a command ends with: what it wrote and what can be done next, as its last lines; with --json
+as one object on stdout, for scripts, while everything else that it says goes to stderr.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import shlex
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from phenomjax.system.errors import EXIT_DONE, UserError
+
+log = logging.getLogger("phenomjax")
+
+
+@dataclasses.dataclass
+class Ending:
+    """What is told of a command at its end.
+
+    Attributes:
+      exit_code: that the process leaves with; the caller sets it.
+      written: files and folders.
+      next: commands.
+      facts: {name: number, text, list or mapping}.
+    """
+
+    exit_code: int = EXIT_DONE
+    written: list[str] = dataclasses.field(default_factory=list)
+    next: list[str] = dataclasses.field(default_factory=list)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_silent = threading.Event()
+_now: ContextVar[Ending | None] = ContextVar("ending", default=None)
+
+
+def wrote(path: str | Path, what: str = "") -> None:
+    """Tells of a file or folder that the command leaves: "wrote PATH: WHAT"."""
+    log.info("wrote %s%s", path, f": {what}" if what else "")
+    if ending := _now.get():
+        ending.written.append(str(path))
+
+
+def then(what: str, command: str, *words: object) -> None:
+    """Tells what can be done next: "next, WHAT: COMMAND".
+
+    Args:
+      what: in a few words.
+      command: to be pasted, with {} for each of the words.
+      words: quoted for the shell.
+    """
+    line = command.format(*(shlex.quote(str(word)) for word in words))
+    log.info("next, %s: %s", what, line)
+    if ending := _now.get():
+        ending.next.append(line)
+
+
+def note(**facts: Any) -> None:
+    """Keeps what only scripts want to read: numbers by name. Nothing is shown."""
+    if ending := _now.get():
+        ending.facts.update(facts)
+
+
+def silence() -> None:
+    """Ends without a word: of the processes of a run only the first speaks."""
+    _silent.set()
+
+
+@contextlib.contextmanager
+def told(command: str, as_json: bool) -> Iterator[Ending]:
+    """Collects what a command tells, and prints it where JSON is wanted.
+
+    Args:
+      command: its name in the object.
+      as_json: print one object on stdout at the end, an error's too; other lines of stdout go to
+        stderr meanwhile.
+    """
+    ending, error = Ending(), None
+    token, stdout = _now.set(ending), sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            yield ending
+    except UserError as raised:
+        ending.exit_code, error = raised.exit_code, str(raised)
+        raise
+    except SystemExit as raised:  # of a parser, which has told it
+        ending.exit_code = raised.code if isinstance(raised.code, int) else int(bool(raised.code))
+        error = "There is a mistake in the command line; stderr says which." * (raised.code == 2)
+        raise
+    finally:
+        _now.reset(token)
+        if as_json and not _silent.is_set() and _ended(error):
+            record = {"command": command} | dataclasses.asdict(ending)
+            record |= record.pop("facts") | ({"error": error} if error else {})
+            print(json.dumps(_plain(record), indent=2, allow_nan=False), file=stdout, flush=True)
+
+
+def _ended(error: str | None) -> bool:
+    """Whether the command came to an end of its own: a traceback is no result."""
+    raised = sys.exc_info()[1]
+    return raised is None or error is not None or isinstance(raised, SystemExit)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; there is no NaN in it."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # of NumPy
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
