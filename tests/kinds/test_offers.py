@@ -50,8 +50,8 @@ SPARED = {
     # its study has one setting, and lies in a folder that it has just written to
     ("phenomjax.sweep.study", "phenomjax.scaling ladder"),
 }
-# Of SLURM, in texts about a job, of bioformats2raw, and of xprof.
-FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs", "logdir"}
+# Of SLURM, in texts about a job, of bioformats2raw, of xprof, and of CSS.
+FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs", "logdir", "hue"}
 # There words in backquotes are keys of a suite's file.
 KEYS_OF_FILES = "phenomjax.probes.suites."
 
