@@ -57,6 +57,10 @@ COMMANDS = {  # name: (module, what it does)
         "heat map of chosen genes, UMAP, recall curves, chromosome-order heat map",
     ),
     "explore": ("phenomjax.maps.views.explore", "one interactive HTML page of the whole map"),
+    "export": (
+        "phenomjax.maps.exchange.command",
+        "profiles as they are for scanpy (.h5ad), SpatialData (.zarr, with images) and tables",
+    ),
     "demo": ("phenomjax.maps.demo.command", "a simulated screen from images to an explored map"),
 }
 

@@ -27,8 +27,8 @@ OptionsT = TypeVar("OptionsT", bound="TableOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(QualityOptions):
-    """Of every command that reads profiles; `input.load` reads them."""
+class ReadOptions:
+    """Which rows and features of which tables; `reading.read` reads them."""
 
     profiles: Tables
     """E.zarr, .parquet, .csv[.gz], .h5ad or DeepProfiler's folder; several are joined"""
@@ -47,11 +47,29 @@ class TableOptions(QualityOptions):
     """how the single cells of a table of objects become wells, if they do"""
     metadata: Files = ()
     """tables of the same wells, plates or perturbations, joined by the columns that both have"""
+    where: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
+    """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What of the tables is read."""
+        return Wanted(
+            block=self.block,
+            features=self.features,
+            keep=self.keep_features,
+            layer=self.layer,
+            obsm=self.obsm,
+            objects=self.objects,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(ReadOptions, QualityOptions):
+    """Of every command that measures profiles; `input.load` reads them."""
+
     aliases: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """current symbols of genes, for the profiles and for known pairs: HGNC's complete set, or a
     table of two columns (name, symbol)"""
-    where: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
-    """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
     dry_run: bool = False
     """show what is understood of the tables, and stop"""
     batch: Annotated[str, tyro.conf.arg(metavar="COLUMNS")] = DETECT
@@ -81,18 +99,6 @@ class TableOptions(QualityOptions):
     apart: Annotated[str, tyro.conf.arg(metavar="COLUMNS|none")] = DETECT
     """columns, joined by commas, across whose values nothing is averaged; by default time points
     and kinds of cells"""
-
-    @property
-    def wanted(self) -> Wanted:
-        """What of the tables is read."""
-        return Wanted(
-            block=self.block,
-            features=self.features,
-            keep=self.keep_features,
-            layer=self.layer,
-            obsm=self.obsm,
-            objects=self.objects,
-        )
 
     @property
     def columns(self) -> Columns:

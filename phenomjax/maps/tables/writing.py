@@ -49,11 +49,7 @@ def write(profiles: Profiles, path: str | Path) -> None:
     or the new one, never a part.
     """
     path = check_out(path)
-    own = json.dumps(
-        {"features": list(profiles.names), "provenance": profiles.provenance},
-        ensure_ascii=False,
-        default=str,
-    )
+    own = provenance_of(profiles)
     remove_of_killed(path)
     with replacing(path, shared=True) as part:
         if path.name.endswith(".h5ad"):
@@ -63,6 +59,27 @@ def write(profiles: Profiles, path: str | Path) -> None:
         else:
             _write_text(profiles, part)
             write_text(provenance_beside(path), own)
+
+
+def provenance_of(profiles: Profiles) -> str:
+    """What is written beside profiles: the names of their features, and what was done, as JSON."""
+    return json.dumps(
+        {"features": list(profiles.names), "provenance": profiles.provenance},
+        ensure_ascii=False,
+        default=str,
+    )
+
+
+def observations(metadata: "pd.DataFrame") -> "pd.DataFrame":
+    """What is known of the rows as an AnnData's obs: it stores neither mixed objects nor dates."""
+    import pandas as pd
+
+    obs = metadata.copy()
+    for name, dtype in obs.dtypes.items():
+        if not (pd.api.types.is_numeric_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype)):
+            obs[name] = obs[name].map(str, na_action="ignore").astype("category")
+    obs.index = obs.index.astype(str)
+    return obs
 
 
 def _write_parquet(profiles: Profiles, own: str, path: Path) -> None:
@@ -116,13 +133,10 @@ def _write_anndata(profiles: Profiles, own: str, path: Path) -> None:
     import h5py
     import pandas as pd
 
-    obs = profiles.metadata.copy()
-    for name, dtype in obs.dtypes.items():  # HDF5 stores neither mixed objects nor dates
-        if not (pd.api.types.is_numeric_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype)):
-            obs[name] = obs[name].map(str, na_action="ignore").astype("category")
-    obs.index = obs.index.astype(str)
     data = anndata.AnnData(
-        obs=obs, var=pd.DataFrame(index=list(profiles.names)), uns={"phenomjax": own}
+        obs=observations(profiles.metadata),
+        var=pd.DataFrame(index=list(profiles.names)),
+        uns={"phenomjax": own},
     )
     data.write_h5ad(path)
     with h5py.File(path, "r+") as file:

@@ -1,0 +1,1 @@
+"""Profiles for other tools, as they are."""
