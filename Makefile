@@ -25,6 +25,7 @@ lint: $(VENV)/dev.done
 	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(VENV)/bin/check-jsonschema -q --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(RUN) -m json.tool .devcontainer/devcontainer.json >/dev/null
 	$(VENV)/bin/pre-commit validate-config && $(VENV)/bin/nbstripout --keep-id --verify colab/*.ipynb
 	$(VENV)/bin/hadolint launch/Dockerfile
 	$(VENV)/bin/yamllint -d '{extends: default, rules: {line-length: {max: 150}, document-start: disable}}' launch/k8s
