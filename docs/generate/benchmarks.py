@@ -283,6 +283,7 @@ but the questions.
 
 The commands need the development set (`make test` installs it) and
 `pip install torch==2.13.0 transformers==4.37.2`.
+[How a number gets in](../../CONTRIBUTING.md#how-a-number-gets-into-the-readme).
 
 """
 

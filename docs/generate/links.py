@@ -12,6 +12,8 @@ from pathlib import Path
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
+from docs.generate.check_links import anchors
+
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?)*)\]\(([^()\s]+)\)")
 PICTURES = (".png", ".svg", ".jpg", ".gif")
 
@@ -43,6 +45,8 @@ def on_page_markdown(markdown, page, config, files):
             return f"{bang}[{text}]({target})"
         if not (root / place).exists():
             raise PluginError(f"{page.file.src_uri}: no {place} for the link to {target}")
+        if anchor and place.endswith(".md") and anchor not in anchors(root / place):
+            raise PluginError(f"{page.file.src_uri}: no heading #{anchor} in {place}")
         if place.endswith(PICTURES):
             name = f"assets/repository/{place}"
             if files.get_file_from_path(name) is None:
