@@ -52,7 +52,7 @@ UV = $(RUN) -m pip install -q --disable-pip-version-check uv && \
 PIP = $(RUN) -m pip install -q --disable-pip-version-check
 
 $(VENV)/core.done: uv.lock requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(UV) --no-install-project || $(PIP) -r requirements.txt
+	$(UV) || $(PIP) -r requirements.txt -e .
 	touch $@
 
 $(VENV)/dev.done: uv.lock pyproject.toml | $(VENV)/bin/python

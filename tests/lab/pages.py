@@ -54,6 +54,8 @@ SCRIPTS = {
     "embed.sbatch": "phenomjax.embed",
     "sweep.sbatch": "phenomjax.sweep",
 }
+# Programs that are given a folder, an image or an environment of our name.
+NAMESAKES = {"cd", "conda", "docker", "git", "make"}
 TASKS = ("mae", "causal_lm", "permutation_lm", "bidirectional_lm", "perturbation")
 
 
@@ -401,7 +403,7 @@ def _commands_of(line: str) -> list[str]:
     if _is_exact(line):
         found = []
         for words in _simple(line):
-            if words[:1] in (["cd"], ["git"], ["make"]):  # their phenomjax is a folder
+            if words and words[0] in NAMESAKES:
                 continue
             environment = [w for w in words if re.match(r"[A-Z_]+=", w)]
             chosen = next(
