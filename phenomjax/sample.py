@@ -25,7 +25,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ Count = Annotated[int, arg(metavar="N")]
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Of `python -m phenomjax.sample`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"temperature": "sampling", "fill": "fill", "out": ""}
 
     checkpoint: Checkpoint
     """workdir of a causal run (its newest checkpoint; `fill`: of XLNet), or one of its

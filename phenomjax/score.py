@@ -28,7 +28,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, ClassVar, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -56,6 +56,12 @@ Count = Annotated[int, arg(metavar="N")]
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Of `python -m phenomjax.score`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "mutant_column": "table",
+        "batch_tokens": "machine",
+        "overwrite": "",
+    }
 
     checkpoint: Checkpoint
     """workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders"""

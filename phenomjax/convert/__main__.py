@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -49,6 +49,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.hdf5")
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Of `python -m phenomjax.convert`; behind a flag the models that read it."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"layout": "model"}
 
     model: Positional[Literal["openphenom", "densenet", "transformer_xl", "xlnet", "elmo"]]
     """which model the weights are of"""

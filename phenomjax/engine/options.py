@@ -13,6 +13,7 @@ class EngineOptions:
     """Who does the units of a job; the result does not depend on it."""
 
     SHOWN_LAST: ClassVar[bool] = True
+    GROUPS: ClassVar[dict[str, str]] = {"engine": "machine"}
 
     engine: Annotated[str, arg(metavar="local|slurm|tcp://…|FILE")] = unrecorded("local")
     """what does the work: processes of this machine; Dask workers that are kept running as SLURM

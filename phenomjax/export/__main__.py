@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -37,6 +37,12 @@ Count = Annotated[int, arg(metavar="N")]
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Of `python -m phenomjax.export`; behind a flag the formats that read it."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "block": "graph",
+        "licence": "release",
+        "precision": "TensorRT",
+    }
 
     checkpoint: Annotated[str, arg(metavar="DIR")]
     """workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders"""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -16,6 +16,8 @@ Checkpoint = Annotated[str, arg(metavar="DIR")]
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions(EngineOptions):
     """What images and sequences have in common."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"compute_dtype": "machine"}
 
     checkpoint: Checkpoint
     """workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders"""

@@ -31,6 +31,12 @@ from phenomjax.system.options import run_command
 log = logging.getLogger("phenomjax")
 
 KINDS = {"cells": SimulationConfig, "proteins": FamilyConfig}
+GROUPS = {
+    "num_plates": "plate",
+    "num_cell_types": "biology",
+    "batch_effect": "artefact",
+    "cell_variation": "cell",
+}
 SHORT_FLAGS = {"num_plates": "plates", "wells_per_plate": "wells", "sites_per_well": "sites"}
 
 
@@ -53,7 +59,8 @@ def options_of(kind: str) -> type[Any]:
         flag = arg(name=SHORT_FLAGS.get(field.name, field.name), help=text)
         default = dataclasses.field(default=field.default)
         fields.append((field.name, Annotated[type(field.default), flag], default))
-    return dataclasses.make_dataclass("Options", fields, frozen=True)
+    titles = GROUPS if config is SimulationConfig else {}
+    return dataclasses.make_dataclass("Options", fields, frozen=True, namespace={"GROUPS": titles})
 
 
 def any_options() -> type[Any]:

@@ -1,11 +1,9 @@
 """Varies what search_space() in a config file names (phenomjax/sweep/space.py) and looks for the
-lowest val/loss:
+lowest val/loss; or, with --vary, trains one model for each value, and for each combination of
+values, all to their ends.
 
-  python -m phenomjax.sweep --config configs/mae_demo.py --study runs/sweep
-
-or trains one model for each value, and each combination of values, all to their ends:
-
-  python -m phenomjax.sweep --config configs/mae_demo.py --study runs/s --vary seed=0,1,2
+python -m phenomjax.sweep --config configs/mae_demo.py --study runs/sweep
+python -m phenomjax.sweep --config configs/mae_demo.py --study runs/seeds --vary seed=0,1,2
 
 Each trial is a run of `python -m phenomjax.main` in STUDY/trials/NNNN. --config.KEY=VALUE holds for
 all trials. The sweep can be stopped or killed at any time; the same command continues it, and more
@@ -24,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -43,6 +41,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     """Of `python -m phenomjax.sweep`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "launcher": "machine",
+        "trials": "search",
+        "storage": "machine",
+        "report": "",
+        "worker": "worker",
+    }
 
     study: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """folder of the sweep, on a file system that all workers share"""

@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -110,7 +110,7 @@ def groups(kind: type[Any]) -> dict[str, str]:
         starts, title = vars(owner).get("GROUPS", {}), ""
         for name in vars(owner).get("__annotations__", {}):
             title = starts.get(name, title)
-            found[name] = title
+            found[name] = title or (found.get(name, "") if name not in starts else "")
     return {field.name: found.get(field.name, "") for field in dataclasses.fields(kind)}
 
 
@@ -123,11 +123,12 @@ def shown(kind: type[Any]) -> type[Any]:
     parts: dict[str, list[Any]] = {"": []}
     titles, hints = groups(kind), get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        parts.setdefault(titles[field.name], []).append(_shown(field, hints[field.name]))
+        shown = _shown(field, hints[field.name], titles)
+        parts.setdefault(titles[field.name], []).append(shown)
     own = parts.pop("")
     join_lines(Screen)
     hints = get_type_hints(Screen, include_extras=True)
-    own += [_shown(field, hints[field.name]) for field in dataclasses.fields(Screen)]
+    own += [_shown(field, hints[field.name], ()) for field in dataclasses.fields(Screen)]
     for number, (title, fields) in enumerate(parts.items()):
         part = dataclasses.make_dataclass(f"Part{number}", fields, frozen=True, kw_only=True)
         own.append((f"part_{number}", Annotated[part, tyro.conf.arg(name=title)]))
@@ -142,11 +143,16 @@ def apart(parsed: Any) -> tuple[dict[str, Any], Screen]:
     return found, Screen(**{one.name: found.pop(one.name) for one in dataclasses.fields(Screen)})
 
 
-def _shown(field: dataclasses.Field[Any], hint: Any) -> tuple[str, Any, Any]:
-    """A field as tyro gets it: with a word for its value, and no default that says nothing."""
+def _shown(field: dataclasses.Field[Any], hint: Any, flags: Container[str]) -> tuple[str, Any, Any]:
+    """A field as tyro gets it: with a word for its value, the settings that its help names in
+    backquotes as flags, and no default that says nothing.
+    """
     default = field.default
     extra: dict[str, Any] = {}
-    appends = tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
+    told = getattr(hint, "__metadata__", ())
+    if text := next((one.help for one in told[::-1] if getattr(one, "help", None)), None):
+        extra["help"] = with_flags(text, flags)
+    appends = tyro.conf.UseAppendAction in told
     if not appends and any(type(default) is type(one) and default == one for one in UNSAID):
         extra["help_behavior_hint"] = ""
     if value := _value(hint):
@@ -172,6 +178,15 @@ def _value(hint: Any) -> str:
     if get_origin(bare) is Literal:
         return "|".join(map(str, get_args(bare)))
     return VALUES.get(bare, "")
+
+
+def with_flags(text: str, names: Container[str]) -> str:
+    """A text with its settings in backquotes as flags: "`crop_size` is 0" becomes "--crop_size is
+    0".
+    """
+    return re.sub(
+        r"`(\w+)`", lambda match: f"--{match[1]}" if match[1] in names else match[0], text
+    )
 
 
 def move_shared(kind: type[Any]) -> None:

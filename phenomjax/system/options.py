@@ -21,7 +21,7 @@ import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -159,16 +159,6 @@ def _typed(value: Any) -> Any:
     return value
 
 
-def with_flags(text: str, names: Iterable[str]) -> str:
-    """A message with its settings in backquotes as flags: "`crop_size` is 0" becomes "--crop_size
-    is 0".
-    """
-    known = set(names)
-    return re.sub(
-        r"`(\w+)`", lambda match: f"--{match[1]}" if match[1] in known else match[0], text
-    )
-
-
 def run_command(
     kind: type[Options],
     run: Callable[[Options], int | None],
@@ -190,7 +180,7 @@ def run_command(
         except UserError as error:
             hints = get_type_hints(kind, include_extras=True)
             flags = [name for name, hint in hints.items() if not _is_positional(hint)]
-            raise UserError(with_flags(str(error), flags), error.exit_code) from error
+            raise UserError(help_pages.with_flags(str(error), flags), error.exit_code) from error
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             place = error.filename2 or error.filename
             raise UserError(

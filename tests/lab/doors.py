@@ -3,7 +3,8 @@
 import dataclasses
 
 from phenomjax.system.errors import UserError
-from phenomjax.system.options import parse, with_flags
+from phenomjax.system.help_pages import with_flags
+from phenomjax.system.options import parse
 
 
 def run_as_door(module, words):

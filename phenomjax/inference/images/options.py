@@ -21,6 +21,7 @@ class StatisticsOptions:
     """How statistics of batch norms are taken that are no running ones."""
 
     SHOWN_LAST: ClassVar[bool] = True
+    GROUPS: ClassVar[dict[str, str]] = {"statistics_by": "statistics"}
 
     statistics_by: Annotated[str, arg(metavar="COLUMN")] = "experiment"
     """of the metadata, in place of the experiment: plate, for instance"""
@@ -37,6 +38,12 @@ class StatisticsOptions:
 @dataclass(frozen=True, kw_only=True)
 class Options(StatisticsOptions, EmbedOptions):
     """Of `python -m phenomjax.embed images`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "random_weights": "embedding",
+        "batch_size": "machine",
+        "dry_run": "estimate",
+    }
 
     bank: Annotated[tuple[Path, ...], arg(metavar="BANK …")] = ()
     """image banks of phenomjax.prepare, or OME-Zarr plates"""

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 from tyro.conf import FlagCreatePairsOff, arg
@@ -69,6 +69,12 @@ NAMES = {"pooling": "pool"}  # that options have for what is recorded
 @dataclass(frozen=True, kw_only=True)
 class Options(EmbedOptions):
     """Of `python -m phenomjax.embed sequences`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "format": "file",
+        "dtype": "embedding",
+        "batch_tokens": "machine",
+    }
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE …")]
     """FASTA files, text with one sequence a line, tables (CSV, TSV, Parquet, .xlsx) or JSON lines;

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Options(TableOptions):
     """Of `python -m phenomjax.maps proximity`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"transform": "method"}
 
     profiles: Tables = ()
     """a map, one row a gene: E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined"""

@@ -38,7 +38,8 @@ from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_text
-from phenomjax.system.options import recorded, with_flags
+from phenomjax.system.help_pages import with_flags
+from phenomjax.system.options import recorded
 
 log = logging.getLogger("phenomjax")
 

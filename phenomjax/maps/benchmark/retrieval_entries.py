@@ -29,7 +29,7 @@ from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
 from phenomjax.system.errors import UserError
-from phenomjax.system.options import with_flags
+from phenomjax.system.help_pages import with_flags
 
 log = logging.getLogger("phenomjax")
 

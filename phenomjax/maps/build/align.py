@@ -51,7 +51,7 @@ Korsunsky et al. 2019 (Harmony).
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -234,6 +234,8 @@ def _check_dims(dims: int | None, rows: int, features: int) -> int:
 @dataclass(frozen=True, kw_only=True)
 class AlignmentSettings(TableOptions):
     """Of commands that align what they read, whatever the method."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"dims": "alignment"}
 
     dims: int | None = None
     """components of the PCA; by default 128 of pca, pca_center_scale and harmony, and no PCA of

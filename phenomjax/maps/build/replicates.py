@@ -1,7 +1,7 @@
 """Do the replicates of perturbations agree? What every command that asks it asks first."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -20,6 +20,8 @@ from phenomjax.system.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class ReplicateOptions:
     """Of commands that compare replicates."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"unexpressed": "replicate"}
 
     unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
     """genes that are not expressed, the null of consistency and magnitude: one a line, or a query

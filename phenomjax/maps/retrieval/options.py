@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -22,6 +22,8 @@ ROLES = ("perturbation", "gene", "dose", "kind", "well")  # attributes of Column
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions:
     """Of commands that report mean average precision."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"pos_sameby": "retrieval"}
 
     pos_sameby: Rule = ("perturbation",)
     """mAP: what wells share that should find each other. Names of columns, or of roles:

@@ -3,7 +3,7 @@ columns are called.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -29,6 +29,8 @@ OptionsT = TypeVar("OptionsT", bound="TableOptions")
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """Which rows and features of which tables; `reading.read` reads them."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"block": "table", "dry_run": "", "batch": "column"}
 
     profiles: Tables
     """E.zarr, .parquet, .csv[.gz], .h5ad or DeepProfiler's folder; several are joined"""

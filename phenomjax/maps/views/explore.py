@@ -23,7 +23,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Options(TableOptions):
     """Of `python -m phenomjax.maps explore`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "bank": "picture",
+        "genes": "",
+        "precision": "page",
+        "out": "",
+    }
 
     corrected: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """a second map of the same rows: the page switches between the two"""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -20,6 +20,8 @@ REPORT = "_report"
 @dataclass(frozen=True, kw_only=True)
 class Options(GateOptions, EngineOptions):
     """The banks, the witnesses, and what is asked of an image."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"min_experiments": "consistency", "subset": ""}
 
     bank: Annotated[tuple[Path, ...], arg(metavar="BANK …")]
     """image banks, NAME.zarr"""

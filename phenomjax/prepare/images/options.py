@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction, arg
 
@@ -29,6 +29,15 @@ Constants = dict[str, metadata.Value]  # by column
 @dataclass(frozen=True)
 class Options(EngineOptions):
     """Raw files, their layout, and the bank to make."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "pattern": "file",
+        "metadata": "metadata",
+        "intensity": "pixel",
+        "chunk": "bank",
+        "not_in": "run",
+        "dry_run": "",
+    }
 
     source: Path
     """folder with the raw files (folders below it included)"""

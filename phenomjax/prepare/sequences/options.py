@@ -4,7 +4,7 @@ recorded in the bank.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -20,6 +20,13 @@ Share = Annotated[float, arg(metavar="SHARE")]
 @dataclass(frozen=True, kw_only=True)
 class Options(EngineOptions):
     """Files of sequences, what is kept of them, how they are split, and the bank to make."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "format": "file",
+        "min_length": "filter",
+        "validation": "split",
+        "verify_sources": "run",
+    }
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
     """files, on disks or in stores (s3://, gs://, http://), plain or compressed with gzip,

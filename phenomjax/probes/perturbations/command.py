@@ -40,7 +40,7 @@ from phenomjax.probes.perturbations import families, images, report, scores
 from phenomjax.probes.perturbations.options import Options
 from phenomjax.probes.perturbations.scores import Predictions
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, did_you_mean, first_of
-from phenomjax.system.options import with_flags
+from phenomjax.system.help_pages import with_flags
 from phenomjax.tasks.image_objective import banks_and_weights
 from phenomjax.tasks.perturbation import Perturbation
 from phenomjax.trained import opening

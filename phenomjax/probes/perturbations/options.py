@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -13,6 +13,8 @@ from phenomjax.inference.images.options import Count, Pixels, StatisticsOptions
 @dataclass(frozen=True, kw_only=True)
 class Options(StatisticsOptions, EngineOptions):
     """Of `python -m phenomjax.evaluate perturbations`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"batch_size": "machine"}
 
     checkpoint: Annotated[tuple[str, ...], arg(metavar="DIR [DIR ...]")]
     """workdirs of runs of task 'perturbation' (their newest checkpoints), or

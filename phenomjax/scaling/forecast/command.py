@@ -27,7 +27,7 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -54,6 +54,8 @@ FARTHEST = 1000.0  # times the largest fitted FLOPs
 @dataclass(frozen=True)
 class Options:
     """Of `python -m phenomjax.scaling forecast`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"devices": "cost", "level": ""}
 
     fit: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """folder that `python -m phenomjax.scaling fit` wrote"""

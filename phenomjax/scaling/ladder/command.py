@@ -28,7 +28,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 from ml_collections import ConfigDict
@@ -65,6 +65,13 @@ MANNERS = {
 @dataclass(frozen=True)
 class Options:
     """Of `python -m phenomjax.scaling ladder`."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "budgets": "ladder",
+        "batch_exponent": "training",
+        "flops_per_second": "",
+        "launcher": "machine",
+    }
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """folder of the ladder, on a file system that all workers share"""

@@ -1,7 +1,7 @@
 """What is no measurement: the bounds, as flags of every command that reads profiles."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -13,6 +13,8 @@ Share = Annotated[float, tyro.conf.arg(metavar="SHARE")]
 @dataclass(frozen=True, kw_only=True)
 class QualityOptions:
     """Of every command that reads profiles; `cleaning.clean` holds to them."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"quality": "quality"}
 
     quality: Literal["on", "off"] = "on"
     """leave out empty wells and features that are no measurements, bound outliers"""

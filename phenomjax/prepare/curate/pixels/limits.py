@@ -28,6 +28,7 @@ class GateOptions:
     """How pixels are measured, and where the limits are."""
 
     SHOWN_LAST: ClassVar[bool] = True
+    GROUPS: ClassVar[dict[str, str]] = {"nuclei": "pixel"}
 
     nuclei: Annotated[str | None, arg(metavar="CHANNEL")] = None
     """the channel that shows nuclei; by default DNA, Hoechst, DAPI or the like"""
