@@ -175,8 +175,8 @@ def picture() -> str:
     size = (round(right - left), len(rows) * ROW - ROW + HEIGHT + 2 * MARGIN)
     lines = [
         '<svg xmlns="http://www.w3.org/2000/svg" class="house" role="img"'
-        f' aria-labelledby="house-title" viewBox="0 0 {size[0]} {size[1]}">',
-        '<title id="house-title">The rooms of phenomjax; an arrow says: imports</title>',
+        ' aria-label="The rooms of phenomjax; an arrow says: imports"'
+        f' viewBox="0 0 {size[0]} {size[1]}">',
         f"<style>{STYLE}{ALONE}</style>",
         f'<rect class="ground" width="{size[0]}" height="{size[1]}" rx="10"/>',
     ]

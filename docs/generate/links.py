@@ -23,7 +23,11 @@ def on_page_content(html, page, config, files):
 
     def drawing(match):
         path = Path(config.docs_dir, os.path.dirname(page.file.src_uri), match[1])
-        return f'<div class="drawing">{path.read_text()}</div>' if path.exists() else match[0]
+        return (
+            f'<div class="drawing" tabindex="0">{path.read_text()}</div>'
+            if path.exists()
+            else match[0]
+        )
 
     return re.sub(r'<img [^>]*src="([^":]+\.svg)"[^>]*>', drawing, html)
 
