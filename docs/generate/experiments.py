@@ -1,10 +1,8 @@
 """The page of the experiment files: the lab-book page that each one's docstring is."""
 
 import ast
-import re
-import textwrap
 
-from docs.generate.source import ROOT, docstring_of, markdown, source_link
+from docs.generate.source import ROOT, docstring_of, docstring_page, source_link
 
 INTRO = """# Experiment files
 
@@ -24,33 +22,16 @@ def experiments() -> dict[str, str]:
     return {str(path.relative_to(ROOT)): docstring_of(path) for path in sorted(files)}
 
 
-def _page_of(text: str) -> str:
-    """A docstring as Markdown: its first paragraph as text, commands and tables as they stand."""
-    lines = list[str]()
-    for part in re.split(r"\n\s*\n", text):
-        is_block = re.search(r"^(  |python |make )|  +\S+  +", part, re.MULTILINE)
-        lines.append(f"```text\n{_block(part)}\n```" if is_block else markdown(part))
-    return "\n\n".join(lines)
-
-
-def _block(part: str) -> str:
-    """A block without the indent that all of its lines share; a command on several lines again,
-    which a docstring joins.
-    """
-    part = textwrap.dedent(part.strip("\n"))
-    return re.sub(r"^(python -m \S+ .*?\S)  +(?=--)", r"\1 \\\n  ", part, flags=re.MULTILINE)
-
-
 def page() -> str:
     """The page."""
     lines = [INTRO]
     for path, text in experiments().items():
         title, _, rest = text.partition("\n\n")
         name = path.removeprefix("configs/")
-        lines.append(f"## `{name}`\n\n{_page_of(title)}\n\n{source_link(path)}\n")
+        lines.append(f"## `{name}`\n\n{docstring_page(title)}\n\n{source_link(path)}\n")
         if argument := _argument(path):
             lines.append(f"Argument behind the colon, by default `{argument}`.\n")
-        lines.append(f"{_page_of(rest)}\n")
+        lines.append(f"{docstring_page(rest)}\n")
     return "\n".join(lines)
 
 

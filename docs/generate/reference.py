@@ -1,12 +1,19 @@
 """Writes the pages of the reference at each build of the site."""
 
+import functools
+
 import mkdocs_gen_files
 
-from docs.generate import configuration, environment, experiments
+from docs.generate import commands, configuration, environment, errors, exit_codes, experiments
 
 PAGES = {
+    "commands": commands.index,
+    **{f"commands/{name}": functools.partial(commands.page, name) for name in commands.commands()},
     "configuration": configuration.page,
     "environment": environment.page,
+    "errors": errors.index,
+    **{f"errors/{name}": functools.partial(errors.page, name) for name in errors.PAGES},
+    "exit-codes": exit_codes.page,
     "experiments": experiments.page,
 }
 

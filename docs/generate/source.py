@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,25 @@ def _as_code(match: re.Match[str]) -> str:
     return match[0] if name.startswith("`") else f"`{name}`{match[0][len(name) :]}"
 
 
-def source_link(path: str, line: int = 0) -> str:
+def source_link(path: str, line: int = 0, name: str = "") -> str:
     """A link to a file of the repository, or to a line of it."""
-    return f"[`{path}`]({REPOSITORY}/blob/main/{path}{f'#L{line}' if line else ''})"
+    return f"[`{name or path}`]({REPOSITORY}/blob/main/{path}{f'#L{line}' if line else ''})"
+
+
+def docstring_page(text: str) -> str:
+    """The docstring of an experiment or a command as Markdown: text as text, commands and tables as
+    they stand.
+    """
+    lines = list[str]()
+    for part in re.split(r"\n\s*\n", text):
+        is_block = re.search(r"^(  |python |make )|  +\S+  +", part, re.MULTILINE)
+        lines.append(f"```text\n{_block(part)}\n```" if is_block else markdown(part))
+    return "\n\n".join(lines)
+
+
+def _block(part: str) -> str:
+    """A block without the indent that all of its lines share; a command on several lines again,
+    which a docstring joins.
+    """
+    part = textwrap.dedent(part.strip("\n"))
+    return re.sub(r"^(python -m \S+ .*?\S)  +(?=--)", r"\1 \\\n  ", part, flags=re.MULTILINE)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from phenomjax.system import memory
 
-EXIT_DONE = 0
+EXIT_DONE = 0  # done, all of it
 EXIT_FAILED = 1  # finished, but some input was rejected; or training diverged
 EXIT_CONFIG = 2  # configuration or input error: retrying changes nothing
 # EX_TEMPFAIL: stopped by a signal after saving; run the same command again to continue

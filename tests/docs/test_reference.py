@@ -1,15 +1,27 @@
 """The reference says all: every key, flag and variable is on its page, with a meaning."""
 
+import ast
 import fnmatch
 import re
 
 import pytest
 
-from docs.generate import configuration, environment, experiments
+from docs.generate import (
+    commands,
+    configuration,
+    environment,
+    error_texts,
+    errors,
+    exit_codes,
+    experiments,
+)
+from docs.generate.error_texts import Error
 from docs.generate.source import ROOT, sentence
 from phenomjax.config import objectives
 from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base
+from phenomjax.system import errors as system_errors
+from tests.kinds import offers
 
 
 @pytest.mark.parametrize("task", objectives.known())
@@ -71,3 +83,96 @@ def test_every_variable_has_a_meaning():
     assert used - {name for name, words in known if len(words) > 5} == set()
     read = environment.read_by_program() - used
     assert [n for n in read if not any(fnmatch.fnmatch(n, o) for o in environment.OTHERS)] == []
+
+
+def test_every_command_and_flag_is_on_its_page_with_a_meaning():
+    own = {one.name: one for all_of in commands.commands().values() for one in all_of}
+    doors = {name.removeprefix("phenomjax."): flags for name, (_, flags) in offers.doors().items()}
+    short = {"runs.reconstructions": "reconstructions", "checkpoints.seal": "seal"}
+    doors = {short.get(name, name): flags for name, flags in doors.items()}
+    assert own.keys() == doors.keys()
+    # no flags, or not shown
+    hidden = {"help", "overrides", "SHOWN_LAST", "no_no_header"}
+    hidden |= {"codec", "chunk", "images_per_shard", "not_in", "out"}  # of `prepare append`
+    hidden |= {"num_plates", "sites_per_well", "wells_per_plate"}  # `simulate` has shorter names
+    index = commands.index()
+    for name, command in own.items():
+        flags = [flag for _, of_kind in command.kinds for flag in of_kind]
+        names = {one.removeprefix("--") for flag in flags for one in flag.names}
+        assert doors[name] - names <= hidden, name
+        assert [flag.names for flag in flags if not re.search(r"[a-z]{2}", flag.help)] == []
+        page = commands.page(name.split()[0])
+        assert [n for flag in flags for n in flag.names if f"`{n}" not in page] == []
+        assert command.what and f"`{name}`" in index
+
+
+def test_what_a_flag_is():
+    (embed, _) = commands.commands()["embed"]
+    rows = {flag.names[0]: commands._row(flag) for flag in embed.kinds[0][1]}
+    assert rows["--crop_size"] == (
+        "| `--crop_size PX` | Of the square crops; 0: as in training. Default `0`. |"
+    )
+    assert rows["--checkpoint"].endswith("**Required.** |")
+    (main,) = commands.commands()["main"]
+    assert main.kinds[0][1][0].help == (
+        "Experiment, e.g. configs/mae.py:L/8,mask=0.75; or a run's config.json."
+    )
+
+
+def test_every_exit_code_is_on_the_page():
+    known = {n: c for n, c in vars(system_errors).items() if n.startswith("EXIT_")}
+    assert {name: code for code, (name, _) in exit_codes.codes().items()} == known
+    assert all(len(words) > 10 for _, words in exit_codes.codes().values())
+    assert "| 75 | `EXIT_STOPPED` |" in exit_codes.page()
+
+
+def test_every_error_is_on_one_page():
+    of = {name: errors.page(name) for name in errors.PAGES}
+    found = errors.errors()
+    assert len(found) > 1200
+    for error in found:
+        page = of[next(name for name, (_, rooms) in errors.PAGES.items() if error.room in rooms)]
+        assert f"{errors.path_of(error.module)}#L{error.line})" in page
+    # a text about one record of many says what is wrong with it; nearly all others what to do
+    assert sum(bool(error.mend) for error in found) > 0.84 * len(found)
+
+
+SOURCE = """
+CAUSE = "the disk is full, or may not be written to"
+class OwnError(UserError):
+    pass
+class Reader:
+    def _hint(self):
+        return f"It has the columns {self.names}."
+    def read(self, path, n):
+        mend = f"Give `crop_size` {n + 1}"
+        raise OwnError(f"{path} has no column 'well': {CAUSE}. {self._hint()} {mend}.", EXIT_FAILED)
+def check(c, out):
+    if c.a:
+        raise UserError(
+            f"config.a is {c.a!r}.{did_you_mean(c.a, KNOWN)} It can be {', '.join(KNOWN)}."
+        )
+    what = "a table" if out else "a folder"
+    raise UserError(f"`out` is {what}" + " and must not be: name a file." * bool(out))
+"""
+
+
+def test_a_text_as_it_is_read_from_the_source(monkeypatch):
+    monkeypatch.setattr(error_texts, "names", lambda: {"UserError", "OwnError"})
+    first, second, third = error_texts.errors_of("phenomjax.maps.x", ast.parse(SOURCE))
+    assert first == Error(
+        "phenomjax.maps.x",
+        10,
+        "Reader.read",
+        "⟨path⟩ has no column 'well': the disk is full, or may not be written to."
+        " It has the columns ⟨names⟩. Give `crop_size` ⟨n⟩.",
+        1,
+    )
+    assert first.mend == "It has the columns ⟨names⟩. Give `crop_size` ⟨n⟩."
+    assert second.text == "config.a is ⟨a⟩. Did you mean '⟨…⟩'? It can be ⟨KNOWN⟩."
+    assert second.what == "config.a is ⟨a⟩."
+    assert third.text == "`out` is ⟨what⟩ and must not be: name a file."
+    assert third.mend == "name a file."
+    entry = errors._entry([first])
+    assert "**It has the columns <var>names</var>. Give `--crop_size` <var>n</var>.**" in entry
+    assert "exit code 1" in entry
