@@ -17,7 +17,7 @@ simulation). Expected at the end, of the 18 classes in the experiments that were
 No network can tell the two kinds of controls apart, a fifth of the images: 0.90 is the most. The
 first of these sets it beside its twin and chance, by statistics of whole experiments (0.74); the
 second measures what a shift of the staining costs, and what statistics of the batch bring back
-(docs/perturbation.md, section 3, has the keys for experiments that have few perturbations):
+(docs/how-to/perturbations.md, section 3, has the keys for experiments that have few perturbations):
 
   python -m phenomjax.evaluate perturbations --checkpoint runs/perturbation_demo --out report/
   python -m bench.batches

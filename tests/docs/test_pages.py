@@ -1,6 +1,7 @@
 """Pages cannot lie: the fenced blocks of README.md and of every page of docs/ are run, in order,
 page by page, each page in an empty folder of its own in which `configs` and `launch` are those of
-the repository. One page alone: `pytest tests/docs -k channels`.
+the repository. One page alone: `pytest tests/docs/test_pages.py -k channels`; while you write,
+PHENOMJAX_SHELF=FOLDER keeps what pages share for the next time.
 
 What an author writes (plain Markdown; every block names its language):
 
@@ -25,8 +26,9 @@ HTML comments before a block, which no reader sees, guide the test; several may 
 * `<!-- test: before COMMAND -->`: runs hidden commands first, a line each (`python -m …`,
   `python -m tests.lab.X …`, `python -c '…'`, shell).
 * `<!-- test: add --config.num_steps=3 … -->`: adds words to the commands of ours in the block, so
-  that they are small. `<!-- test: add main --config.num_steps=3 -->`: only to those with the word
-  `main`; `add maps align …`: with these words.
+  that they are small; the words `@mae` and `@txl` in it stand for the sizes of a run of seconds (4
+  steps, crops of 32 px, a checkpoint at the end; see SMALL_RUN). `<!-- test: add main @mae -->`:
+  only to those with the word `main`; `add maps align …`: with these words.
 * `<!-- test: parse REASON -->`: for what no laptop runs (clusters, buckets, downloads, large data).
   Each command line of ours is then parsed: commands, flags, choices, keys and values of
   `--config.KEY=VALUE`, experiment files, extras of pip, targets of make, scripts of launch/. Where
@@ -40,6 +42,9 @@ Code spans in the text are looked at, too: `python -m phenomjax.X --flag` and `p
 are commands with such flags, and `model.patch_size` or `--config.model.patch_size=8` are keys.
 """
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.lab import ROOT, pages
@@ -47,10 +52,7 @@ from tests.lab import ROOT, pages
 # Pages of another time, until they are taken apart into those of the site.
 AWAITED = {
     "docs/forecasting.md",
-    "docs/maps.md",
-    "docs/perturbation.md",
-    "docs/scale.md",
-    "docs/training.md",
+    "docs/how-to/maps.md",
 }
 
 
@@ -63,6 +65,8 @@ def names():
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory):
+    if kept := os.environ.get("PHENOMJAX_SHELF"):
+        return pages.Shelf(Path(kept))
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "xdist" in str(folder) or "popen" in folder.name else folder
     return pages.Shelf(shared / "shelf")

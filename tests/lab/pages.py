@@ -5,7 +5,7 @@ want what no laptop has. What an author writes stands in tests/docs/test_pages.p
 import ast
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import itertools
 import logging
@@ -19,7 +19,6 @@ import sys
 import textwrap
 import tomllib
 import traceback
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,9 +219,9 @@ class Page:
         if re.search(r"^(for|while|if) ", block.text, re.MULTILINE):
             lines = ["\n".join(lines)]
         self.output, code = "", int((block.said("exit") or ["0"])[0])
-        added = [shlex.split(text) for text in block.said("add")]
+        added = [_small(text) for text in block.said("add")]
         for line in lines:
-            mine = ours(shlex.split(line, comments=True)) if _is_plain(line) else None
+            mine = _is_ours(line)
             for words in added:
                 chosen, more = [], list(words)
                 while more and not more[0].startswith("-"):
@@ -315,13 +314,11 @@ class Page:
                 contextlib.chdir(self.folder),
                 contextlib.redirect_stdout(printed),
                 contextlib.redirect_stderr(printed),
-                warnings.catch_warnings(),
             ):
-                warnings.filterwarnings("ignore", "'phenomjax", RuntimeWarning)  # runpy: imported
                 sys.path.insert(0, str(self.folder))
                 sys.argv = [what, *words]
                 if re.fullmatch(r"(phenomjax|tests)(\.\w+)*", what):
-                    runpy.run_module(what, run_name="__main__", alter_sys=True)
+                    runpy.run_path(_file_of(what), run_name="__main__")
                 elif what.endswith(".py"):
                     runpy.run_path(what, run_name="__main__")
                 else:
@@ -373,6 +370,31 @@ class Page:
             assert re.search(r"\s?.*?\s?".join(parts), printed), (
                 f"{block.place}: `{line}` was not printed:\n{self.output[-3000:]}"
             )
+
+
+def _file_of(module: str) -> str:
+    """The file that `python -m` runs. Not by name: what checks shapes in tests has a hook on the
+    imports, and would leave its own code in the cache of the plain module.
+    """
+    found = importlib.util.find_spec(module)
+    if found is not None and found.submodule_search_locations:
+        found = importlib.util.find_spec(f"{module}.__main__")
+    assert found is not None and found.origin, f"there is no {module}"
+    return found.origin
+
+
+def _small(text: str) -> list[str]:
+    """Words to add, in which @mae and @txl stand for the sizes of the shelf's runs."""
+    for name, sizes in (("@mae", SMALL_MAE), ("@txl", SMALL_TXL)):
+        text = re.sub(rf"{name}\b", sizes + SMALL_RUN, text)
+    return shlex.split(text)
+
+
+def _is_ours(line: str) -> bool:
+    """Whether a line is one command of ours."""
+    words = shlex.split(line, comments=True) if _is_plain(line) else []
+    words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+    return bool(ours(words)) or (words[:1] == ["python"] and not words[1].startswith("-"))
 
 
 # ------------------------------------------------------------------ what is parsed
