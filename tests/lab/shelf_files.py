@@ -23,6 +23,30 @@ def profiles(path: Path) -> None:
     plates.screen(3, dim=24).to_parquet(path)
 
 
+def cpjump1(folder: Path) -> None:
+    """The same as files of the names that three plates of CPJUMP1 have."""
+    folder.mkdir()
+    for k, (_, rows) in enumerate(plates.screen(3, dim=24).groupby("Metadata_Plate")):
+        rows.to_csv(folder / f"BR0011701{k}.csv.gz", index=False)
+
+
+def labelled(path: Path) -> None:
+    """Sixty proteins of two places that differ in their composition."""
+    rng = np.random.default_rng(5)
+    rows = ["id,sequence,place"]
+    for k in range(60):
+        letters = "ACDEFGHIKLMNPQRSTVWY" + ("KKKRRR" if k % 2 else "LLLIII")
+        sequence = "".join(rng.choice(list(letters), 40))
+        rows.append(f"P{k},{sequence},{'nucleus' if k % 2 else 'membrane'}")
+    path.write_text("\n".join(rows) + "\n")
+
+
 if __name__ == "__main__":
-    name = sys.argv[1]
-    {"proteins.fasta": proteins, "profiles.parquet": profiles}[name](Path(name))
+    path = Path(sys.argv[1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    {
+        "proteins.fasta": proteins,
+        "profiles.parquet": profiles,
+        "mine.csv": labelled,
+        "cpjump1": cpjump1,
+    }[path.name](path)
