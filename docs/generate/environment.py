@@ -29,6 +29,7 @@ OTHERS = {
     "HF_ENDPOINT": "the hub to which `export` publishes a release",
     "JAX_PLATFORMS": "`cpu` trains on the CPU though there are GPUs",
     "MLFLOW_TRACKING_URI": "where the experiment of `log.mlflow_experiment` is kept",
+    "NO_COLOR": "no colours in help, on terminals too (others never get any)",
     "SLURM*": "who the processes of a job are, and where they find one another",
     "STORAGE_EMULATOR_HOST": "an emulator of Google Cloud Storage, in place of it",
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "so long a store may send nothing (default: 20)",

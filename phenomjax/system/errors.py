@@ -89,8 +89,12 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
         code = run() or EXIT_DONE
     except UserError as error:
         print(
-            "\n"
-            + textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False),
+            "",
+            *(
+                textwrap.fill(line, 110, break_long_words=False, break_on_hyphens=False)
+                for line in f"error: {error}".splitlines()
+            ),
+            sep="\n",
             file=sys.stderr,
         )
         code = error.exit_code

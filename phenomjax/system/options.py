@@ -17,8 +17,10 @@ Below the door nobody sees a dash: an error of a library names a setting in back
 (`crop_size`), and the door makes a flag of it.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +29,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
-from phenomjax.system import ending, help_pages
+from phenomjax.system import ending, help_pages, mistakes
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.user_files import expanded
@@ -43,8 +45,7 @@ def unrecorded(default: Any) -> Any:
 
 
 def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Options:
-    """Options from the words of a command line; ends the program with 0 after --help, and with 2
-    after a mistake.
+    """Options from the words of a command line; ends the program with 0 after --help.
 
     Args:
       kind: a frozen dataclass.
@@ -53,8 +54,8 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
       page: what it does, for the help.
 
     Raises:
-      UserError: a seed below 0, which no generator of random numbers takes; `--config.KEY` without
-        its value.
+      UserError: a flag that there is not, a value that it does not take, one that is missing; a
+        seed below 0, which no generator of random numbers takes; `--config.KEY` without its value.
     """
     return _parsed(kind, argv, prog, page)[0]
 
@@ -78,21 +79,21 @@ def _parsed(
         print(help_pages.page_of(page), end="\n\n")
     # tyro asks only whether stdout is a terminal
     tyro._experimental_options["ansi_codes"] = help_pages.coloured()
+    told = io.StringIO()
     try:
-        found = tyro.cli(
-            help_pages.shown(kind),
-            args=_words(kind, argv),
-            prog=prog,
-            description="",
-            use_underscores=True,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-    except SystemExit as end:
-        if end.code and "overrides" in fields:
-            print(
-                "Keys of the configuration of all runs are given as --config.KEY=VALUE.",
-                file=sys.stderr,
+        with contextlib.redirect_stderr(told):
+            found = tyro.cli(
+                help_pages.shown(kind),
+                args=_words(kind, argv),
+                prog=prog,
+                description="",
+                use_underscores=True,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
+    except SystemExit as end:
+        if end.code and (text := mistakes.explained(told.getvalue(), kind, argv, prog)):
+            raise UserError(text) from None
+        print(told.getvalue(), end="", file=sys.stderr)
         raise
     values, screen = help_pages.apart(found)
     if overrides:

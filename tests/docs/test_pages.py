@@ -190,7 +190,7 @@ def test_the_test_runs_what_an_author_may_write(tmp_path):
                     "no model size 'XL/16'",
                 ),
                 ("phenomjax main --config a.json --config.num_steps=x", "is not a whole number"),
-                ("phenomjax maps align --profiles a --out b --align best", "invalid choice"),
+                ("phenomjax maps align --profiles a --out b --align best", "--align is 'best'"),
                 ("phenomjax prepare images --source a --layuot phenix --out …", "no --layuot"),
                 ("make tset", "make has no tset"),
                 ("pip install 'phenomjax[cudda]'", "there is no extra cudda"),

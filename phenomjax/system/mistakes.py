@@ -1,0 +1,101 @@
+"""What is wrong with the words of a command line, in one sentence and with what mends it, of what
+tyro says of them; what is not recognised here stays as tyro tells it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, cast, get_type_hints
+
+import tyro
+
+from phenomjax.system import help_pages
+from phenomjax.system.errors import did_you_mean
+
+CHOICE = re.compile(
+    r"invalid choice '(.*?)' for argument '(--\w+)[^']*'\. Expected one of \((.*?)\)"
+)
+VALUE = re.compile(r"Error parsing (--\w+).*?: (.*?)(?: ─| Argument helptext|$)")
+UNKNOWN = re.compile(r"Unrecognized options: (\S.*?)(?: ─| Perhaps| For full|$)")
+NUMBERS = (
+    (re.compile(r"invalid literal for int\(\) with base 10: (.*)"), "a whole number"),
+    (re.compile(r"could not convert string to float: (.*)"), "a number"),
+)
+ALONE = re.compile(r"Missing value for argument '(--\w+)")
+
+
+def explained(box: str, kind: type[Any], words: Sequence[str], prog: str) -> str:
+    """Says what tyro's box says; "" of what is not known here.
+
+    Args:
+      box: what it printed.
+      kind: options.
+      words: that it was given.
+      prog: how the program is called.
+    """
+    text = " ".join(re.sub(r"[│╭╮╰╯|+]", " ", re.sub(r"\033\[[\d;]*m", "", box)).split())
+    found = _told(text, kind, words)
+    return f"{found}\nExamples and all flags: {prog} --help" if found else ""
+
+
+def _told(text: str, kind: type[Any], words: Sequence[str]) -> str:
+    if match := CHOICE.search(text):
+        value, flag, choices = match[1], match[2], re.findall(r"'(.*?)'", match[3])
+        return (
+            f"{flag} is '{value}'; it is one of {', '.join(choices)}.{did_you_mean(value, choices)}"
+        )
+    if match := ALONE.search(text):
+        return f"{match[1]} has no value behind it."
+    if match := VALUE.search(text):
+        for pattern, wanted in NUMBERS:
+            if value := pattern.match(match[2]):
+                return f"{match[1]} is {value[1]}; it must be {wanted}."
+        return f"{match[1]} cannot be read: {match[2].rstrip('.')}."
+    if match := UNKNOWN.search(text):
+        first, *_ = re.split(r",? ", match[1])
+        return _unknown(first, kind, words)
+    if "Missing from" in text:
+        missing = _missing(kind, words)
+        if not missing and (what := re.search(r"Missing from [^:]+: (.*?) \(required\)", text)):
+            return f"A word without a flag is missing: {what[1]}."
+        if missing:
+            return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+    return ""
+
+
+def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
+    """Of a word that nothing reads."""
+    if not word.startswith("-"):
+        before = words[words.index(word) - 1] if word in words[1:] else ""
+        after = f" after {before}" if before.startswith("--") else ""
+        return f"'{word}'{after} is one word too many: put a name with spaces into quotes."
+    given = word.replace("-", "_").lstrip("_")
+    flags = [*flag_names(kind), *(one.name for one in dataclasses.fields(help_pages.Screen))]
+    near = did_you_mean(given, flags).replace("'", "'--", 1)
+    keys = " Keys of the configuration are given as --config.KEY=VALUE."
+    more = keys if not near and "overrides" in kind.__dataclass_fields__ else ""
+    return f"There is no flag --{given}.{near}{more}"
+
+
+def _missing(kind: type[Any], words: Sequence[str]) -> list[str]:
+    """Flags that have no default and were not given."""
+    given = {word.partition("=")[0].replace("-", "_").lstrip("_") for word in words}
+    names = flag_names(kind)
+    return [
+        f"--{name}"
+        for name, field in names.items()
+        if name not in given
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+
+
+def flag_names(kind: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    """{flag: its field} of an options dataclass."""
+    found, hints = dict[str, dataclasses.Field[Any]](), get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(cast(Any, kind)):
+        extras = getattr(hints[field.name], "__metadata__", ())
+        if tyro.conf.Positional not in extras and tyro.conf.Suppress not in extras:
+            own = next((one.name for one in extras if getattr(one, "name", None)), field.name)
+            found[own] = field
+    return found
