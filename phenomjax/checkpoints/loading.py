@@ -10,7 +10,8 @@ from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.config import stored as config_stored
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.data import store
+from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
 
 
@@ -95,8 +96,7 @@ def find(path: str | Path) -> Path:
     steps = workdir_lib.sealed_steps(path)
     if not path.exists():
         raise UserError(
-            f"{path} does not exist (looked in {path.parent})."
-            f"{did_you_mean(path.name, (each.name for each in path.parent.glob('*')))} Give the"
+            f"{path} does not exist.{store.beside(path)} Give the"
             " workdir of a run that saved, or one of its checkpoints/STEP folders."
         )
     if not steps:

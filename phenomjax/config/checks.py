@@ -36,9 +36,8 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
     for path in config.data.banks:
         index = Path(path).suffix == ".parquet" and store.is_file(path)  # of image banks
         if not index and not store.is_dir(path):
-            looked = store.url(store.absolute(path).parent)
             raise UserError(
-                f"config.data.banks names {path}, which does not exist (looked in {looked}). Make"
+                f"config.data.banks names {path}, which does not exist.{store.beside(path)} Make"
                 f" it with `python -m phenomjax.prepare {command} --out {path}`, or correct the"
                 " path."
             )

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from phenomjax.data import store
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -56,8 +57,8 @@ def read(path: str | Path) -> ArrayFile:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}. Give the path of a .safetensors, .npz, .hdf5 or torch"
-            " .pt/.ckpt file."
+            f"There is no file {path}.{store.beside(path)} Give the path of a .safetensors, .npz,"
+            " .hdf5 or torch .pt/.ckpt file."
         )
     with path.open("rb") as file:
         start = file.read(9)

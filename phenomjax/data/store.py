@@ -7,6 +7,7 @@ on one that may be remote. obstore moves objects, TensorStore reads arrays (`kvs
 """
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import io
@@ -311,6 +312,25 @@ def _one_level(path: str | Path, part: Literal["objects", "common_prefixes"]) ->
 def listing(path: str | Path) -> str:
     """The first names in a folder, for error messages."""
     return first_of(names(path)) or "nothing"
+
+
+def beside(path: str | Path) -> str:
+    """What to say of a path that leads to nothing: " Did you mean runs/mae?", the nearest name
+    where it breaks off, or what is there instead, " In runs: a, b and 3 more."
+    """
+    path = Path(path)
+    above = [path.parent] if is_remote(path) else [*path.parents]
+    folder = next((one for one in above if is_dir(one)), path.parent)
+    broken, *rest = path.relative_to(folder).parts
+    there = {name.partition(".")[0].lower(): name for name in reversed(names(folder))}
+    # without the suffix, which would make all files of a kind alike
+    stem = broken.partition(".")[0].lower()
+    if near := difflib.get_close_matches(stem, there, n=1, cutoff=0.6):
+        close = folder / there[near[0]]
+        whole = close.joinpath(*rest)
+        return f" Did you mean {url(whole if is_dir(whole) or is_file(whole) else close)}?"
+    where = f"this folder, {Path.cwd()}" if folder == Path() else url(folder)
+    return f" In {where}: {listing(folder)}."
 
 
 def write_bytes(path: str | Path, content: bytes, *, create: bool = False) -> bool:

@@ -17,7 +17,7 @@ from phenomjax.data import signatures, store
 from phenomjax.data.compressed import Damaged, Stream, compression
 from phenomjax.data.signatures import CONTROL
 from phenomjax.system import files
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError
 
 HEAD_BYTES = 2**20  # decompressed; what is looked at before a file is read
 BLOCK_BYTES = 2**20
@@ -97,13 +97,7 @@ def check_file(path: Path, what: str = "file") -> None:
                     f"{path} is no file on disk (a pipe or a device), and the {what} is read more"
                     " than once. Write it to a file first, and name that."
                 )
-            folder = path.parent
-            near = (
-                did_you_mean(path.name, (p.name for p in folder.glob("*")))
-                if folder.is_dir()
-                else ""
-            )
-            raise UserError(f"There is no {what} at {path}.{near}")
+            raise UserError(f"There is no {what} at {path}.{store.beside(path)}")
         path.open("rb").close()
     except (OSError, ValueError) as error:  # no permission, a name with a NUL or too long
         reason = getattr(error, "strerror", None) or str(error)

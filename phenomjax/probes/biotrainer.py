@@ -32,6 +32,7 @@ import h5py
 from tyro.conf import arg
 
 from phenomjax import embed
+from phenomjax.data import store
 from phenomjax.data.sequences.streams import Stream
 from phenomjax.inference.variants import likelihood, table
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, exit_on_user_error
@@ -150,7 +151,10 @@ def train(checkpoint: str | Path, config: str | Path) -> dict:
     cli, trainers = _import("biotrainer.utilities.cli"), _import("biotrainer.trainers")
     steps, protocols = _import("biotrainer.trainers.steps"), _import("biotrainer.protocols")
     if not Path(config).is_file():
-        raise UserError(f"There is no file {config} (`config`). Give a config file of biotrainer.")
+        raise UserError(
+            f"There is no file {config} (`config`).{store.beside(config)} Give a config file of"
+            " biotrainer."
+        )
     model_name = name_of(opening.load_sequences(checkpoint))
 
     class Embedding(steps.EmbeddingStep):
@@ -315,7 +319,7 @@ def _import(module: str) -> Any:
 def read_fasta(path: Path) -> list[str]:
     """The sequences of a FASTA file as they stand, lines joined; plain, gzip or Zstandard."""
     if not path.is_file():
-        raise UserError(f"There is no file {path} (`source`).")
+        raise UserError(f"There is no file {path} (`source`).{store.beside(path)}")
     buffer, parts = bytearray(2**20), []
     with Stream(path) as stream:
         while size := stream.readinto(memoryview(buffer)):

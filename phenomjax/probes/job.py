@@ -62,8 +62,8 @@ def run(options: Options, command: str) -> int:
     names = model_names(options.checkpoint, options.names)
     if not Path(suite.data).is_dir():
         raise UserError(
-            f"The data folder of the suite, {suite.data}, does not exist (looked in"
-            f" {Path(suite.data).absolute().parent}). Say with `data` where its files are; the"
+            f"The data folder of the suite, {suite.data}, does not"
+            f" exist.{store.beside(suite.data)} Say with `data` where its files are; the"
             " suite's file names each of them and where it is from."
         )
     if options.out.is_file():

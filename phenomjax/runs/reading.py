@@ -15,6 +15,7 @@ from pathlib import Path
 from phenomjax.checkpoints.workdir import saved_step
 from phenomjax.config.checks import flatten
 from phenomjax.config.stored import rank
+from phenomjax.data import store
 from phenomjax.scaling.forecast.record import OUTCOME
 from phenomjax.system import owners
 from phenomjax.system.errors import UserError
@@ -78,7 +79,8 @@ def find(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
-                f"There is no folder {folder}. Give folders that hold runs, such as runs/."
+                f"There is no folder {folder}.{store.beside(folder)} Give folders that hold runs,"
+                " such as runs/."
             )
         for place, names, files in os.walk(folder):
             if "config.json" in files and (run := read(Path(place))):

@@ -10,6 +10,7 @@ import jax
 
 from phenomjax import tasks
 from phenomjax.checkpoints import loading
+from phenomjax.data import store
 from phenomjax.system.errors import UserError
 from phenomjax.tasks.image_objective import ImageObjective
 from phenomjax.tasks.language_model import LanguageModel
@@ -32,7 +33,7 @@ def load(path: str | Path, dtype: str = "") -> Trained[Any]:
     """
     if not Path(path).exists():
         raise UserError(
-            f"`checkpoint` {path} does not exist (looked in {Path(path).absolute().parent}). Give"
+            f"`checkpoint` {path} does not exist.{store.beside(path)} Give"
             " the workdir of a training run, or one of its checkpoints/STEP folders."
         )
     if (Path(path) / release.SUMS).is_file():

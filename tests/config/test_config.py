@@ -47,7 +47,7 @@ def valid(**changes):
         ),
         (
             {"data__banks": ("/nowhere/a.zarr",)},
-            "/nowhere/a.zarr, which does not exist (looked in /nowhere)",
+            "/nowhere/a.zarr, which does not exist. In /",
         ),
     ],
 )

@@ -227,3 +227,28 @@ def test_lists_that_break_off_are_asked_for_again(s3, monkeypatch):
     for ask in (store.names, store.is_dir):
         with pytest.raises(store.StoreError, match="broke off"):
             ask("s3://bank/lists")
+
+
+def test_what_is_beside_a_path_that_leads_to_nothing(tmp_path, monkeypatch):
+    """The nearest name without its suffix, where the path breaks off; else what is there."""
+    for name in ("runs/mae/checkpoints/20", "runs/txl"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("screen.zarr", "dna.fasta", "map.parquet"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for path, said in (
+        ("runs/ma", " Did you mean runs/mae?"),
+        ("rns/mae/checkpoints/20", " Did you mean runs/mae/checkpoints/20?"),
+        ("runs/MAE/checkpoints/10", " Did you mean runs/mae?"),
+        ("scren.zarr", " Did you mean screen.zarr?"),
+        ("map.csv", " Did you mean map.parquet?"),
+        ("runs/zzz", " In runs: mae, txl."),
+        ("q/zzz", f" In this folder, {tmp_path}: dna.fasta, map.parquet, runs, screen.zarr."),
+        ("runs/txl/checkpoints/5", " In runs/txl: nothing."),
+        (
+            "proteins.fasta",
+            f" In this folder, {tmp_path}: dna.fasta, map.parquet, runs, screen.zarr.",
+        ),
+        (f"{tmp_path}/runs/txll", f" Did you mean {tmp_path}/runs/txl?"),
+    ):
+        assert store.beside(path) == said

@@ -278,7 +278,7 @@ def test_what_is_no_file(tmp_path):
     (tmp_path / "wells.csv").write_text(TEXT)
     (tmp_path / "link.csv").symlink_to("nothing")
     for name, message in [
-        ("wels.csv", "There is no file at .*wels.csv. Did you mean 'wells.csv'"),
+        ("wels.csv", r"There is no file at .*wels.csv. Did you mean .*/wells.csv\?"),
         (".", "is a folder"),
         ("link.csv", "is a link to nothing, which is not there"),
         ("wells.csv#Sheet", "is no workbook, so it has no sheet 'Sheet'"),

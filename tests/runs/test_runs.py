@@ -179,7 +179,8 @@ def test_the_table_shows_differences_and_the_best(tmp_path, capsys):
 
 def test_mistakes(tmp_path):
     with pytest.raises(
-        UserError, match=r"There is no folder .*nowhere. Give folders that hold runs"
+        UserError,
+        match=r"There is no folder .*nowhere. In .*: nothing. Give folders that hold runs",
     ):
         __main__.main([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"No run is in .*: a run is a folder with the config.json"):

@@ -1,6 +1,5 @@
 """Opens an image bank, ours or an OME-Zarr plate, by what lies in its folder."""
 
-import difflib
 import functools
 import shlex
 from collections.abc import Iterable
@@ -60,14 +59,8 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
             " (--help tells the rest)."
         )
     if not store.is_dir(path):
-        near = difflib.get_close_matches(path.name, store.names(path.parent), n=1, cutoff=0.5)
-        hint = (
-            f" Did you mean {store.url(path.parent / near[0])}?"
-            if near
-            else f" In {store.url(path.parent)}: {store.listing(path.parent)}."
-        )
         mend = f"Make one with `python -m phenomjax.prepare images --out {shown}`."
-        raise UserError(f"There is no bank at {shown}.{hint} {mend}")
+        raise UserError(f"There is no bank at {shown}.{store.beside(path)} {mend}")
     described = attributes(path) if axes is None else {}
     if axes is not None or "plate" in described:
         from phenomjax.data.images import foreign  # stands on this module
@@ -89,6 +82,11 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
             if what == "a Zarr array"
             else ""
         )
+        if store.is_file(path / "offsets" / "zarr.json"):
+            what = "a bank of sequences"
+            hint = (
+                f"Sequences are embedded by `python -m phenomjax.embed sequences --source {shown}`."
+            )
         for key, kind in (("multiscales", "an image"), ("well", "a well")):
             if key in described:
                 what, hint = f"{kind} of OME-Zarr", "Give the plate that it is in."

@@ -154,10 +154,7 @@ def open_token_bank(path: str | Path) -> TokenBank:
     )
     shown = store.url(path)
     if not store.is_dir(path):
-        raise UserError(
-            f"There is no bank at {shown}. In {store.url(path.parent)}:"
-            f" {store.listing(path.parent)}. {mend}"
-        )
+        raise UserError(f"There is no bank at {shown}.{store.beside(path)} {mend}")
     if store.is_dir(path / zarr_files.UNFINISHED):
         raise UserError(
             f"The bank {shown} is not finished: its preparation was interrupted, or still runs. Run"

@@ -107,18 +107,13 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
     for path in paths:
         if store.is_remote(path):
             if not store.is_file(path):
-                raise UserError(
-                    f"There is no file {store.url(path)}. In {store.url(path.parent)}:"
-                    f" {store.listing(path.parent)}."
-                )
+                raise UserError(f"There is no file {store.url(path)}.{store.beside(path)}")
             whole = path
         else:
             if path.is_dir():
                 raise _no_folder(path)
             if not path.is_file():
-                raise UserError(
-                    f"There is no file {path}. In {path.parent}: {files.listing(path.parent)}."
-                )
+                raise UserError(f"There is no file {path}.{store.beside(path)}")
             whole = path.resolve()
         if whole in seen:
             raise UserError(

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from phenomjax.data import tables
+from phenomjax.data import store, tables
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 from phenomjax.inference.variants import agreement, measured, notation
 from phenomjax.inference.variants.agreement import COMMAND_LINE, Wording
 from phenomjax.inference.variants.notation import Problem, Variant
 from phenomjax.system.errors import UserError, did_you_mean
-from phenomjax.system.files import listing
 
 log = logging.getLogger("phenomjax")
 # What columns of variants are called, the likeliest first: ProteinGym, MaveDB, Sarkisyan et al.,
@@ -180,9 +179,7 @@ def _load(
     if file.is_dir():
         raise UserError(f"{path} ({wording.table}) is a folder. Name a table in it.")
     if not file.is_file():
-        raise UserError(
-            f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}."
-        )
+        raise UserError(f"There is no file {path} ({wording.table}).{store.beside(path)}")
     table = tables.open_rows(path, missing=())
     columns = list(table.columns)
     rows, lines, broken = list[list[str]](), list[int](), dict[int, str]()

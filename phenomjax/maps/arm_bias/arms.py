@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phenomjax.data import store
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ def _read_genes(path: Path) -> "pd.DataFrame":
 
     if not path.is_file():
         raise UserError(
-            f"There is no file {path} with gene positions. Give `genes` a GTF or a table gene,"
+            f"There is no file {path} with gene positions.{store.beside(path)} Give `genes` a GTF"
+            " or a table gene,"
             " chrom, start, end."
         )
     if path.suffix == ".parquet":
@@ -266,7 +268,7 @@ def _read_gtf(path: Path) -> "pd.DataFrame":
 
 def _lines(path: Path):
     if not path.is_file():
-        raise UserError(f"There is no file {path}. Check the path.")
+        raise UserError(f"There is no file {path}.{store.beside(path)}")
     with open(path, "rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
     try:

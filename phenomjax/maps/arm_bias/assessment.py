@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from phenomjax.data import store
 from phenomjax.maps.arm_bias import arms, scores
 from phenomjax.maps.build.align import TRANSFORMS
 from phenomjax.maps.tables.columns import Columns, require
@@ -254,7 +255,7 @@ def _expression(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.is_file():
-        raise UserError(f"There is no file {path} with expression. Check the path of `expression`.")
+        raise UserError(f"There is no file {path} (`expression`).{store.beside(path)}")
     values = pd.read_parquet(path) if path.suffix == ".parquet" else read_frame(path)
     name = next(
         (

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 import tyro
 
+from phenomjax.data import store
 from phenomjax.maps.arm_bias import arms
 from phenomjax.maps.arm_bias import scores as arm_bias_scores
 from phenomjax.maps.arm_bias.assessment import (
@@ -212,7 +213,7 @@ def score_edges(path: str | Path, table: "pd.DataFrame") -> Record:
     import pandas as pd
 
     if not Path(path).is_file():
-        raise UserError(f"There is no file {path} with edges. Check the path of `edges`.")
+        raise UserError(f"There is no file {path} (`edges`).{store.beside(path)}")
     edges = read_frame(Path(path))
     if edges.shape[1] < 2:
         raise UserError(

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phenomjax.data import store
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.tables.profiles import Record
 from phenomjax.statistics.comparison import BEATS, BELOW, NOT_SHOWN, listed, outcome
@@ -97,7 +98,8 @@ def named(words: Sequence[str]) -> list[Baseline]:
             )
         if not Path(path).exists():
             raise UserError(
-                f"`against` {word}: there is no {path}. A twin is made by python -m"
+                f"`against` {word}: there is no {path}.{store.beside(path)} A twin is made by"
+                " python -m"
                 " phenomjax.embed --checkpoint DIR --bank B.zarr --random_weights 0 --out"
                 " twin.zarr; hand-made features by python -m phenomjax.maps intensity --bank B.zarr"
                 " --out intensity.parquet, and structure likewise."

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
+from phenomjax.data import store
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
 
@@ -179,7 +180,8 @@ def text_of(path: Path) -> str:
     """
     if not path.is_file():
         raise UserError(
-            f"There is no file of relationships at {path}. Give a table with the columns entity1"
+            f"There is no file of relationships at {path}.{store.beside(path)} Give a table with"
+            " the columns entity1"
             " and entity2 (CORUM.txt, …)."
         )
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from phenomjax.data import text_files
+from phenomjax.data import store, text_files
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import prefix_of
@@ -233,7 +233,8 @@ def open_source(path: Path, wanted: Wanted) -> Source:
     """
     if not path.exists():
         raise UserError(
-            f"There are no profiles at {path}. Give an embeddings folder (E.zarr), or a .parquet,"
+            f"There are no profiles at {path}.{store.beside(path)} Give an embeddings folder"
+            " (E.zarr), or a .parquet,"
             " .csv or .h5ad file."
         )
     try:

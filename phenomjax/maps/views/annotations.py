@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 import numpy as np
 from jaxtyping import Shaped
 
+from phenomjax.data import store
 from phenomjax.maps.build.aggregate import labels_of
 from phenomjax.maps.relations.relationships import Relationships
 from phenomjax.maps.tables.columns import Columns, as_texts, bare
@@ -179,7 +180,8 @@ def scores_of(path: str, profiles: Profiles, columns: Columns) -> list[Json]:
     file = Path(path) / "filter.parquet" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(
-            f"`activity` {path}: there is no such file. Give the filter.parquet that `python -m"
+            f"`activity` {path}: there is no such file.{store.beside(file)} Give the"
+            " filter.parquet that `python -m"
             " phenomjax.maps filter --profiles wells.parquet --out active/` writes."
         )
     try:

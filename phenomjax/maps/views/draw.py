@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float32
 
+from phenomjax.data import store
 from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
 from phenomjax.maps.relations import recall, relationships
@@ -193,7 +194,7 @@ def read_names(words: Sequence[str]) -> list[str]:
             continue
         if not Path(word[1:]).is_file():
             raise UserError(
-                f"There is no file {word[1:]} with names, one a line. Check the path after the @."
+                f"There is no file {word[1:]} with names, one a line.{store.beside(word[1:])}"
             )
         names += [line.strip() for line in Path(word[1:]).read_text().splitlines() if line.strip()]
     return names

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from phenomjax.data import store
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.inference.variants import likelihood
 from phenomjax.inference.variants import table as variants_table
@@ -233,8 +234,7 @@ def read_wild_type(name: str, text: str, data: Path) -> str:
 def _table(name: str, path: Path, columns: tuple[str, ...], what: str) -> list[dict[str, str]]:
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}, the {what} of the task {name}. In {path.parent}:"
-            f" {listing(path.parent)}."
+            f"There is no file {path}, the {what} of the task {name}.{store.beside(path)}"
         )
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))

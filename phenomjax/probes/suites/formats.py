@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.data.sequences.records import EXTENSIONS
 from phenomjax.data.sequences.streams import Damaged, Stream
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE, smiles_tokens, vocabulary
 from phenomjax.probes.suites.suite import Source
 from phenomjax.system.errors import UserError, did_you_mean
-from phenomjax.system.files import listing
 
 PROTEIN = frozenset(
     AMINO_ACIDS + RARE + "XJ"
@@ -120,7 +120,7 @@ def _suffix(path: Path) -> str:
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}. In {path.parent}: {listing(path.parent)}. Correct the"
+            f"There is no file {path}.{store.beside(path)} Correct the"
             " entry's path; it counts from the suite's data folder, which `python -m"
             " phenomjax.evaluate --data` replaces (in training --config.probes.data)."
         )

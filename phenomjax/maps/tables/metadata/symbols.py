@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phenomjax.data import store
 from phenomjax.maps.tables.frames import read_frame
 from phenomjax.system.errors import UserError
 
@@ -34,7 +35,8 @@ def read_aliases(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"`aliases`: there is no file at {path}. Give HGNC's complete set, or a table of two"
+            f"`aliases`: there is no file at {path}.{store.beside(path)} Give HGNC's complete set,"
+            " or a table of two"
             " columns: a name, and its current symbol."
         )
     table = read_frame(path)
