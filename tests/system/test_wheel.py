@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ TINY = {
     "model.decoder_depth": 1,
     "eval.num_batches": 1,
     "eval.batch_size": 2,
+    "log.tensorboard": "false",
 }
 
 
@@ -66,6 +68,10 @@ def installed(tmp_path_factory):
     assert not [path for path in source.rglob("*") if path.suffix in (".pyc", ".zarr")]
     output(source, *hatch, "-t", "wheel", "-d", folder)
     (wheel,) = folder.glob("*.whl")
+    has = set(zipfile.ZipFile(wheel).namelist())
+    ours = [path for room in ("phenomjax", "configs") for path in (ROOT / room).rglob("*.*")]
+    names = {str(path.relative_to(ROOT)).replace("configs/", "phenomjax/configs/") for path in ours}
+    assert not {name for name in names if "__pycache__" not in name} - has
     output(folder, sys.executable, "-m", "venv", "--without-pip", "env")
     programs = folder / "env/bin"
     pip = sys.executable, "-m", "pip", "--python", programs / "python", "--isolated", "-q"
@@ -86,7 +92,7 @@ def test_commands_of_the_wheel(installed, tmp_path):
     assert came_with in told and str(ROOT / "phenomjax") not in told
     versions = json.loads((tmp_path / "run/versions.json").read_text())
     assert versions["phenomjax"] == phenomjax.__version__ and versions["git"] == "none"
-    assert (tmp_path / "run/checkpoints").is_dir()
+    assert list((tmp_path / "run/checkpoints").iterdir()) and list(tmp_path.glob("run/figures/*"))
 
 
 def test_experiment_files_are_found_from_any_folder(tmp_path, monkeypatch, caplog):
