@@ -1,7 +1,6 @@
 """The pages of the commands: what each does, and its flags, as its own `--help` has them."""
 
 import argparse
-import ast
 import dataclasses
 import functools
 import importlib
@@ -15,21 +14,23 @@ import tyro
 
 from docs.generate.source import ROOT, docstring_page, markdown, sentence
 from phenomjax.__main__ import COMMANDS
-from phenomjax.system import options
+from phenomjax.system import help_pages
 from tests.kinds import offers
 
 INTRO = """# Commands
 
 `phenomjax COMMAND …` and `python -m phenomjax.COMMAND …` are the same. `--help` of each shows what
 stands on its page here; both come from the same source. `--crop_size` and `--crop-size` are one
-flag. A flag that takes several values takes them as words behind it. [Exit codes](exit-codes.md)
-are the same for all, and the [errors](errors.md) have an index.
+flag. A flag that takes several values takes them as words behind it. Each command has `--quiet`
+(warnings alone, and the last lines) and `--json` (one JSON object at the end of stdout).
+[Exit codes](exit-codes.md) are the same for all, and the [errors](errors.md) have an index.
 
 | command | what it does |
 | --- | --- |
 """
 # commands that are not in the list that `phenomjax --help` shows
 BAR = "\\|"  # within a table
+EVERYWHERE = {"--help", "--quiet", "--json"}  # said once, above
 WORDS = {"perturbations": "which perturbations weakly supervised models of images tell apart"}
 MORE = {
     "probes.biotrainer": ("phenomjax.probes.biotrainer", "vectors for biotrainer's evaluations"),
@@ -64,19 +65,19 @@ def flags_of(kind: type[Any]) -> tuple[Flag, ...]:
 
 
 def _parser(kind: type[Any]) -> argparse.ArgumentParser:
-    options._join_lines(kind)
-    options._move_shared(kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return tyro.extras.get_parser(
-            kind, use_underscores=True, config=(tyro.conf.OmitSubcommandPrefixes,)
+            help_pages.shown(kind),
+            use_underscores=True,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
 
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
     for group in parser._action_groups:
         for action in group._group_actions:
-            if "--help" in action.option_strings:
+            if EVERYWHERE & set(action.option_strings):
                 continue
             words = " ".join((action.help or "").split())
             found = re.search(r" ?\((?:default: (.*)|required|optional)\)$", words)
@@ -91,26 +92,6 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
                 required=bool(action.required) or "(required)" in words,
                 group="" if title in ("options", "positional arguments") else title,
             )
-
-
-def _absl_flags(command: str) -> list[Flag]:
-    """The flags of `main` and `preflight`, which absl parses: read from where they are defined."""
-    files = ["phenomjax/config/experiment.py", "phenomjax/cluster/flags.py"]
-    files += ["phenomjax/preflight/__main__.py"] * (command == "preflight")
-    found = []
-    for file in files:
-        for node in ast.walk(ast.parse((ROOT / file).read_text())):
-            match node:
-                case ast.Call(
-                    func=ast.Attribute(attr=kind),
-                    args=[ast.Constant(name), ast.Constant(default), ast.Constant(help_)],
-                ) if kind.startswith("DEFINE_"):
-                    value = {"config": "FILE[:ARG]", "workdir": "DIR"}.get(name, "N")
-                    required = default is None
-                    told = str(default) if default else ""
-                    found.append(Flag((f"--{name}",), value, help_, told, required, ""))
-    key = "any key of the [configuration](configuration.md); may be given many times"
-    return [*found, Flag(("--config.KEY",), "VALUE", key, "", False, "")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +119,6 @@ def commands() -> dict[str, tuple[Command, ...]]:
 
 def _commands(name: str, module: str, what: str) -> Iterator[Command]:
     inner = importlib.import_module(_door(module))
-    if name in ("main", "preflight"):
-        yield Command(name, what, inner.__doc__ or "", (("", tuple(_absl_flags(name))),))
     table = getattr(inner, "COMMANDS", {})
     for line, (place, kinds) in offers.programs().items():
         if line.split()[0] != module:

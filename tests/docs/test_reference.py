@@ -92,14 +92,16 @@ def test_every_command_and_flag_is_on_its_page_with_a_meaning():
     doors = {short.get(name, name): flags for name, flags in doors.items()}
     assert own.keys() == doors.keys()
     # no flags, or not shown
-    hidden = {"help", "overrides", "SHOWN_LAST", "no_no_header"}
+    hidden = {"help", "overrides", "GROUPS", "SHOWN_LAST", "no_no_header"}
+    hidden |= {"quiet", "json"}  # of all commands: said once
     hidden |= {"codec", "chunk", "images_per_shard", "not_in", "out"}  # of `prepare append`
     hidden |= {"num_plates", "sites_per_well", "wells_per_plate"}  # `simulate` has shorter names
     index = commands.index()
     for name, command in own.items():
         flags = [flag for _, of_kind in command.kinds for flag in of_kind]
         names = {one.removeprefix("--") for flag in flags for one in flag.names}
-        assert doors[name] - names <= hidden, name
+        switched = {f"no_{one}" for one in names}  # `--no_strict` is read, and not shown
+        assert doors[name] - names - switched <= hidden, name
         assert [flag.names for flag in flags if not re.search(r"[a-z]{2}", flag.help)] == []
         page = commands.page(name.split()[0])
         assert [n for flag in flags for n in flag.names if f"`{n}" not in page] == []
@@ -115,7 +117,7 @@ def test_what_a_flag_is():
     assert rows["--checkpoint"].endswith("**Required.** |")
     (main,) = commands.commands()["main"]
     assert main.kinds[0][1][0].help == (
-        "Experiment, e.g. configs/mae.py:L/8,mask=0.75; or a run's config.json."
+        "experiment, such as configs/mae.py:L/8,mask=0.75; or the config.json of a run"
     )
 
 
