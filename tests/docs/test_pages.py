@@ -52,7 +52,6 @@ from tests.lab import ROOT, pages
 # Pages of another time, until they are taken apart into those of the site.
 AWAITED = {
     "docs/forecasting.md",
-    "docs/how-to/maps.md",
 }
 
 
