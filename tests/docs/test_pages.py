@@ -34,6 +34,9 @@ HTML comments before a block, which no reader sees, guide the test; several may 
   `--config.KEY=VALUE`, experiment files, extras of pip, targets of make, scripts of launch/. Where
   a line holds `…` or `$(…)` the names of its flags alone are looked at. Python is compiled, and
   what it imports from phenomjax is there.
+* `<!-- test: with others -->`: the snippet runs in a process of the page's own that has the
+  packages of .venv/others (scanpy, spatialdata, pycytominer, napari) or .venv/biotrainer; snippets
+  of one page with the same folder share it, and their names.
 * `<!-- test: exit 2 -->`: the commands of the block end with this code (one command is best).
 * `<!-- test: shown -->` before a ```text block: each of its lines was printed by the commands above
   it; `…` in a line stands for anything.
@@ -74,8 +77,11 @@ def shelf(tmp_path_factory):
 @pytest.mark.parametrize("name", names())
 def test_a_page_does_what_it_says(name, tmp_path, shelf):
     page = pages.Page(tmp_path / "page", shelf)
-    for block in pages.blocks(ROOT / name):
-        page.run(block)
+    try:
+        for block in pages.blocks(ROOT / name):
+            page.run(block)
+    finally:
+        page.end()
     wrong = pages.wrong_spans(ROOT / name)
     assert not wrong, "\n".join(wrong)
 

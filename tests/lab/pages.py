@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import io
 import itertools
+import json
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from phenomjax import config
@@ -35,7 +37,7 @@ from tests.lab import ROOT, warm
 
 FENCE = re.compile(r"^( *)(`{3,})([\w+-]*)(.*)$")
 DIRECTIVE = re.compile(r"<!-- *test: *(\w+)\s*(.*?)\s*-->", re.DOTALL)
-DIRECTIVES = ("add", "before", "exit", "parse", "shelf", "shown")
+DIRECTIVES = ("add", "before", "exit", "parse", "shelf", "shown", "with")
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 OURS = re.compile(r"(?:python -m )?phenomjax(?:\.[a-z_.]+)?(?: |$)")
 KEY = re.compile(r"(?:--config\.|config\.)?([a-z_]+(?:\.[a-z_0-9]+)+)(?:=.*)?")
@@ -173,12 +175,15 @@ class Page:
     Attributes:
       folder: where it runs; `configs` and `launch` are links in it.
       shelf: what the session makes once for all pages.
+      names: of its snippets.
+      apart: processes with packages of other folders, each with names of its own.
       output: what the last block printed.
     """
 
     folder: Path
     shelf: "Shelf"
     names: dict = field(default_factory=lambda: {"__name__": "page"})
+    apart: dict[str, subprocess.Popen] = field(default_factory=dict)
     output: str = ""
 
     def __post_init__(self):
@@ -346,6 +351,9 @@ class Page:
                         if not hasattr(module, name.name):
                             importlib.import_module(f"{node.module}.{name.name}")
             return
+        if folders := block.said("with"):
+            self._apart(block, folders[0])
+            return
         ast.increment_lineno(tree, block.line)
         printed, path = io.StringIO(), list(sys.path)
         sys.path.insert(0, str(self.folder))
@@ -359,6 +367,34 @@ class Page:
         finally:
             sys.path[:] = path
         self.output = printed.getvalue()
+
+    def _apart(self, block: Block, name: str) -> None:
+        """Runs a snippet in the page's process for the packages of .venv/NAME."""
+        packages = Path(sys.prefix) / name
+        if not packages.is_dir():
+            pytest.skip(f"{block.place} needs the packages of {packages}; .ci/run puts them there")
+        if name not in self.apart:
+            self.apart[name] = subprocess.Popen(
+                [sys.executable, "-c", APART],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        process = self.apart[name]
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps("\n" * block.line + block.text) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        assert answer, f"{block.place}: the process of this snippet ended"
+        self.output, error = json.loads(answer)
+        assert not error, f"{block.place}: {error}\n{self.output[-1000:]}"
+
+    def end(self) -> None:
+        """Ends the processes of the page."""
+        for process in self.apart.values():
+            process.communicate()
 
     def _compare(self, block: Block) -> None:
         """Each line of what a page shows as output was printed, where it says `shown`; `…` stands
@@ -567,6 +603,21 @@ def _is_file(name: str) -> bool:
 
 # ------------------------------------------------------------------ what all pages share
 
+# Runs snippets that come as lines of JSON, one after another; answers each with what it printed and
+# the traceback of its error.
+APART = """
+import contextlib, io, json, sys, traceback, warnings
+warnings.simplefilter("ignore")
+answers, names = sys.stdout, {"__name__": "page"}
+for line in sys.stdin:
+    printed, error = io.StringIO(), ""
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(compile(json.loads(line), "page", "exec"), names)
+        except Exception:
+            error = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), error]), file=answers, flush=True)
+"""
 SMALL_RUN = (
     " --config.num_steps=4 --config.global_batch_size=4 --config.log.every_steps=2"
     " --config.eval.every_steps=4 --config.checkpoint.every_steps=4 --config.eval.num_batches=1"
@@ -624,14 +675,14 @@ class Shelf:
     def put(self, name: str, target: Path) -> None:
         """Puts a copy of a thing where a page wants it."""
         assert name in RECIPES, f"the shelf has no {name}, but {', '.join(RECIPES)}"
-        for one in NEEDS.get(name, ()):
-            self._make(one)
         self._make(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         source = self.folder / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
     def _make(self, name: str) -> None:
+        for one in NEEDS.get(name, ()):
+            self._make(one)
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self.folder / f".{name}.done"
         with FileLock(self.folder / f".{name}.lock"):
