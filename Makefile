@@ -1,9 +1,9 @@
-# make demo | make demo-protein | make test | make lint | make docs | make dev | make lock. Everything is installed into .venv; nothing else on the machine changes.
+# make demo | make demo-protein | make test | make lint | make docs | make notebooks | make dev | make lock. Everything is installed into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-protein test lint docs dev lock
+.PHONY: demo demo-protein test lint docs notebooks dev lock
 demo: $(VENV)/core.done
 	$(RUN) -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
 
@@ -32,6 +32,9 @@ lint: $(VENV)/dev.done
 
 docs: $(VENV)/dev.done  # the site, into .cache/site: open .cache/site/index.html
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict --quiet
+
+notebooks: $(VENV)/dev.done  # runs those of colab/ at full length, some minutes each, and writes their pages in docs/tutorials
+	$(RUN) -m docs.generate.notebooks
 
 dev: $(VENV)/dev.done  # to work on the code: everything, and checks before each commit
 	$(VENV)/bin/pre-commit install

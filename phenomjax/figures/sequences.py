@@ -129,7 +129,6 @@ def mutation_scan(
             ticks, [f"{wild_type[first + i]}{first + i + 1 + offset}" for i in ticks], fontsize=6
         )
     axes[-1].set_xlabel("position (dots: wild type)", fontsize=8)
-    figure.colorbar(
-        image, ax=list(axes), shrink=0.8, label="log-likelihood against the wild type (nats)"
-    )
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.8)
+    bar.set_label("log-likelihood against\nthe wild type (nats)", fontsize=8)
     return figure

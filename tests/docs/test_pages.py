@@ -52,17 +52,12 @@ import pytest
 
 from tests.lab import ROOT, pages
 
-# Pages of another time, until they are taken apart into those of the site.
-AWAITED = {
-    "docs/forecasting.md",
-}
-
 
 def names():
     """Pages as a reader finds them."""
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     kept = [path.relative_to(ROOT) for path in found if "generate" not in path.parts]
-    return sorted(str(name) for name in kept if str(name) not in AWAITED)
+    return sorted(str(name) for name in kept)
 
 
 @pytest.fixture(scope="session")
@@ -84,10 +79,6 @@ def test_a_page_does_what_it_says(name, tmp_path, shelf):
         page.end()
     wrong = pages.wrong_spans(ROOT / name)
     assert not wrong, "\n".join(wrong)
-
-
-def test_awaited_pages_are_there():
-    assert all((ROOT / name).exists() for name in AWAITED)
 
 
 PAGE = """# A page
