@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from docs.generate.source import ROOT, docstring_page, markdown, sentence
+from docs.generate.source import ROOT, cell, docstring_page, markdown, sentence
 from phenomjax.__main__ import COMMANDS
 from phenomjax.system import help_pages
 from tests.kinds import offers
@@ -21,16 +21,19 @@ INTRO = """# Commands
 
 `phenomjax COMMAND …` and `python -m phenomjax.COMMAND …` are the same. `--help` of each shows what
 stands on its page here; both come from the same source. `--crop_size` and `--crop-size` are one
-flag. A flag that takes several values takes them as words behind it. Each command has `--quiet`
-(warnings alone, and the last lines) and `--json` (one JSON object at the end of stdout).
-[Exit codes](exit-codes.md) are the same for all, and the [errors](errors.md) have an index.
+flag. A flag that takes several values takes them as words behind it. [Exit codes](exit-codes.md)
+are the same for all, and the [errors](errors.md) have an index.
+
+Every command also takes `--quiet`, which shows warnings, errors and results alone, and `--json`,
+which ends with one JSON object on stdout (`exit_code`, `written`, `next`, an error, numbers) and
+sends all else to stderr. `main`, `preflight` and what starts runs take any key of the
+[configuration](configuration.md) as `--config.KEY=VALUE`.
 
 | command | what it does |
 | --- | --- |
 """
 # commands that are not in the list that `phenomjax --help` shows
-BAR = "\\|"  # within a table
-EVERYWHERE = {"--help", "--quiet", "--json"}  # said once, above
+EVERY = {"--help", *(f"--{field.name}" for field in dataclasses.fields(help_pages.Screen))}
 WORDS = {"perturbations": "which perturbations weakly supervised models of images tell apart"}
 MORE = {
     "probes.biotrainer": ("phenomjax.probes.biotrainer", "vectors for biotrainer's evaluations"),
@@ -77,7 +80,7 @@ def _parser(kind: type[Any]) -> argparse.ArgumentParser:
 def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
     for group in parser._action_groups:
         for action in group._group_actions:
-            if EVERYWHERE & set(action.option_strings):
+            if set(action.option_strings) & EVERY:
                 continue
             words = " ".join((action.help or "").split())
             found = re.search(r" ?\((?:default: (.*)|required|optional)\)$", words)
@@ -182,6 +185,4 @@ def _row(flag: Flag) -> str:
     names = [f"`{name}{'' if name.startswith('--no_') else value}`" for name in flag.names]
     told = "**Required.**" if flag.required else ""
     told = told or (f"Default `{flag.default}`." if flag.default not in ("", "False") else "")
-    help_ = flag.help if "](" in flag.help else sentence(flag.help)
-    cells = [", ".join(names), f"{help_} {told}".strip()]
-    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
+    return f"| {cell(', '.join(names))} | {cell(f'{sentence(flag.help)} {told}'.strip())} |"

@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from docs.generate.source import ROOT, comment_above, lines_of, sentence, source_link
+from docs.generate.source import ROOT, cell, comment_above, lines_of, sentence, source_link
 
 INTRO = """# Environment variables
 
@@ -101,4 +101,4 @@ def page() -> str:
 
 
 def _cell(words: str) -> str:
-    return sentence(words).replace("|", "\\|")
+    return cell(sentence(words))

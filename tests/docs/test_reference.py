@@ -95,7 +95,7 @@ def test_every_command_and_flag_is_on_its_page_with_a_meaning():
     hidden = {"help", "overrides", "GROUPS", "SHOWN_LAST", "no_no_header"}
     hidden |= {"quiet", "json"}  # of all commands: said once
     hidden |= {"codec", "chunk", "images_per_shard", "not_in", "out"}  # of `prepare append`
-    hidden |= {"num_plates", "sites_per_well", "wells_per_plate"}  # `simulate` has shorter names
+    hidden |= {"num_plates", "sites_per_well", "wells_per_plate"}  # of `prepare simulate`
     index = commands.index()
     for name, command in own.items():
         flags = [flag for _, of_kind in command.kinds for flag in of_kind]
