@@ -204,8 +204,8 @@ def _submit(study: Study, workers: int, options: str) -> str:
     folder = study.settings.path
     if not SBATCH.exists():
         raise UserError(
-            f"{SBATCH} is not in {Path.cwd()}: run `launcher` slurm in the folder of the"
-            " repository."
+            f"{SBATCH} is not in {Path.cwd()}: run `launcher` slurm in a clone of the repository"
+            " (git clone https://github.com/phenomjax/phenomjax)."
         )
     logs = folder / "workers" / "slurm_%a.log"
     logs.parent.mkdir(parents=True, exist_ok=True)
