@@ -53,6 +53,7 @@ def test_npe2_reads_layers_through_the_manifest(bank):
     for place, (data, settings, _) in enumerate(layers[:3]):
         assert (data.shape, data.dtype, data.ndim, data.size) == ((6, 40, 36), np.uint16, 3, 8640)
         assert settings["scale"] == (1, 0.5, 0.5) and settings["units"] == ("pixel", "um", "um")
+        assert (settings["blending"], settings["opacity"]) == ("additive", 1)
         assert settings["axis_labels"] == ("image", "y", "x")
         low, high = settings["contrast_limits"]
         assert low == np.percentile(pixels[..., place], 0.5) < high

@@ -28,6 +28,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[str | Sequence[str]], list[LayerData]]
 NUCLEAR = "blue"  # as every textbook has it
 COLOURS = ("green", "red", "yellow", "magenta", "cyan", "bop orange", "gray")  # of the others
+ADDED = 3  # channels whose colours may add up in full; more of them would be white
 SAMPLED = 8  # images whose percentiles are black and white
 BLACK, WHITE = 0.5, 99.8  # per cent of their pixels
 KEPT = 4  # decoded images: the layers of one bank ask for the same one in turn
@@ -74,6 +75,7 @@ def layers(bank: ImageBank) -> list[LayerData]:
             "name": name,
             "colormap": NUCLEAR if name == nuclear else next(colours),
             "blending": "additive",
+            "opacity": min(1.0, ADDED / len(bank.channels)),
             "contrast_limits": (low, max(high, low + 1)),
             "metadata": {"bank": store.url(bank.path), "channel": name},
         }
@@ -151,7 +153,7 @@ def _names(bank: ImageBank, axes: dict[str, Any]) -> list[LayerData]:
         return []
     features = {name: np.array(table[name].to_pylist(), object) for name in known}
     texts = [
-        "  ".join(f"{name} {value}" for name, value in zip(known, row, strict=True) if value)
+        "  ".join(f"{name} {value}" for name, value in _told(dict(zip(known, row, strict=True))))
         for row in zip(*features.values(), strict=True)
     ]
     corners = np.zeros((len(bank), 3))
@@ -165,6 +167,13 @@ def _names(bank: ImageBank, axes: dict[str, Any]) -> list[LayerData]:
         "text": {"string": texts, "anchor": "upper_left", "color": "white", "size": 12},
     }
     return [(corners, settings | axes, "points")]
+
+
+def _told(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What is said of an image: a gene that its perturbation is named by is not said again."""
+    if row.get("gene") == row.get("perturbation"):
+        row.pop("gene", None)
+    return [(name, value) for name, value in row.items() if value]
 
 
 def _is_ours(path: Path) -> bool:
