@@ -38,7 +38,7 @@ from phenomjax.data.sequences.vocabulary import UNK, Vocabulary
 from phenomjax.inference.options import Checkpoint, check_not_there, check_numbers_and_folder
 from phenomjax.inference.sequences import infilling, templates
 from phenomjax.inference.sequences.drawing import draw, letters
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
@@ -121,7 +121,14 @@ def run(options: Options) -> int:
     if table is not None:
         files.write_text(_positions(options.out), table)
     files.write_text(options.out, "".join(lines))
-    log.info("wrote %s: %s", options.out, system_log.counted(len(lines), "sequence"))
+    ending.wrote(options.out, system_log.counted(len(lines), "sequence"))
+    if model.task.words.name == "protein":
+        ending.then(
+            "embed them",
+            "python -m phenomjax.embed sequences --checkpoint {} --source {} --out samples.zarr",
+            options.checkpoint,
+            options.out,
+        )
     return EXIT_DONE
 
 

@@ -41,8 +41,9 @@ from phenomjax.inference.variants import table as variants_table
 from phenomjax.inference.variants import wild_type as wild_types
 from phenomjax.inference.variants.notation import Mutation, Variant
 from phenomjax.inference.variants.table import Mutants
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, exit_on_user_error
+from phenomjax.system.log import counted
 from phenomjax.system.options import run_command
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
@@ -152,6 +153,13 @@ def run(options: Options) -> int:
             skipped,
             len(table.rows),
             _invalid(options.out),
+        )
+    if not options.scan:
+        ending.then(
+            "score all substitutions",
+            "python -m phenomjax.score --checkpoint {} --wild_type {} --scan --out scan.csv",
+            options.checkpoint,
+            options.wild_type,
         )
     return EXIT_DONE if done and not skipped else EXIT_FAILED
 
@@ -279,14 +287,12 @@ def _write(
         found = [[str(f.line), f.text, f.reason, f.message] for f in table.faults]
         _write_rows(invalid, [["row", "variant", "reason", "detail"], *found])
     sums = values[:, 0]
-    log.info(
-        "wrote %s: %d scores, mean %.3f, range %.3f to %.3f nats",
+    ending.wrote(
         path,
-        len(scored),
-        sums.mean(),
-        sums.min(),
-        sums.max(),
+        f"{counted(len(scored), 'score')}, mean {sums.mean():.3f}, range {sums.min():.3f} to"
+        f" {sums.max():.3f} nats",
     )
+    ending.note(scores=len(scored), without_score=len(table.rows) - len(scored))
 
 
 def _write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
@@ -316,6 +322,7 @@ def _correlate(
             continue
         label = " by residue" if name.endswith("_per_residue") else ""
         found.append(measured.correlate(table.target, table.targets[scored], scores, label))
+        ending.note(**{f"spearman_{name}": found[-1]})
     return bool(np.isfinite(found).all()) or not options.target_column
 
 
@@ -334,7 +341,7 @@ def draw(
         ((place, letter),) = cast(list[Mutation], variant)
         effects[AMINO_ACIDS.index(letter), place] = score
     files.save_figure(mutation_scan(effects, wild_type, AMINO_ACIDS, offset), path, dpi=120)
-    log.info("wrote %s", path)
+    ending.wrote(path)
 
 
 if __name__ == "__main__":

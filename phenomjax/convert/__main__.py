@@ -1,9 +1,12 @@
-"""python -m phenomjax.convert MODEL IN OUT
+"""Turns the weights of another project into a run of ours, and a run into their weights.
 
-IN is weights of another project (.safetensors, .npz, .hdf5, or a torch file of tensors) and OUT a
-new workdir, for `--config.init_from`, figures and embeddings; or IN is a workdir or checkpoint of
-phenomjax and OUT a file to write (.safetensors, .npz or .hdf5). MODEL is openphenom (masked
-autoencoders), densenet, transformer_xl, xlnet or elmo.
+python -m phenomjax.convert openphenom model.safetensors runs/openphenom
+python -m phenomjax.convert transformer_xl runs/txl txl.safetensors
+
+MODEL is openphenom (masked autoencoders), densenet, transformer_xl, xlnet or elmo. IN is weights of
+another project (.safetensors, .npz, .hdf5, or a torch file of tensors) and OUT a new workdir, for
+`--config.init_from`, figures and embeddings; or IN is a workdir or checkpoint of phenomjax and OUT
+a file to write (.safetensors, .npz or .hdf5).
 
 What changes an output and is in no shape (the place of norms, memory, boundary tokens, …) travels
 in the file and in a config.json beside it. Of other weights it is read from their own
@@ -29,7 +32,7 @@ from phenomjax.convert import array_files, back, compare, families
 from phenomjax.convert.described import about, their_config
 from phenomjax.models import parametrisation
 from phenomjax.models.batch_norm import RUNNING
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -158,13 +161,11 @@ def write_theirs(options: Options, source: Path) -> None:
                 EXIT_FAILED,
             )
     beside = about.write_beside(target, said, their_config.write(name, layout, config.model))
-    log.info(
-        "wrote %s: %d arrays, %.1f M numbers, of step %d, and its settings in the file and in %s",
+    millions = sum(x.size for x in arrays.values()) / 1e6
+    ending.wrote(
         target,
-        len(arrays),
-        sum(x.size for x in arrays.values()) / 1e6,
-        step,
-        beside.name,
+        f"{len(arrays)} arrays, {millions:.1f} M numbers, of step {step}, and its settings in the"
+        f" file and in {beside.name}",
     )
     if unsaid := their_config.unsaid(name, config.model):
         log.info("their programs do not know, and %s says: %s", beside.name, "; ".join(unsaid))
@@ -204,15 +205,22 @@ def write_ours(options: Options, source: Path) -> None:
     folder = loading.write(target, made.config, params, shared)
     _, stored, _ = loading.load(target)
     jax.tree.map(_same, stored, made.params)
-    log.info(
-        "wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s",
+    millions = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+    ending.wrote(
         folder,
-        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
-        target,
+        f"{millions:.2f} M parameters; begin a run from it with --config.init_from={target}",
     )
     if options.model == "elmo" and not made.params["softmax"]["kernel"].any():
         log.warning("the file has no softmax: %s", NO_SOFTMAX)
     log.info("%s", made.proof)
+    images = options.model in ("openphenom", "densenet")
+    ending.then(
+        "embed with it",
+        "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr --out embeddings.zarr"
+        if images
+        else "python -m phenomjax.embed sequences --checkpoint {} --source p.fasta --out p.zarr",
+        target,
+    )
 
 
 def _same(stored: np.ndarray, made: np.ndarray) -> None:

@@ -1,4 +1,9 @@
-"""python -m phenomjax.export --checkpoint DIR --format FORMAT --out OUT
+"""Writes a trained model of images for other programs, or to publish it.
+
+python -m phenomjax.export --checkpoint runs/mae --format onnx --out mae.onnx
+python -m phenomjax.export --checkpoint runs/mae --format release --licence CC-BY-4.0 --out mae
+
+The formats:
 
   onnx         NAME.onnx: raw pixels in, embeddings out, any batch size; compared with JAX in ONNX
                Runtime before it gets its name
@@ -22,7 +27,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import arg
 
 from phenomjax.export import card, engine, hub, release, stablehlo, weights
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, UserError, check_folder_of, exit_on_user_error
 from phenomjax.system.options import run_command
 from phenomjax.trained import opening
@@ -101,6 +106,13 @@ def run(options: Options) -> int:
     FORMATS[options.format][1](options, model)
     if options.push:
         log.info("it is at %s", hub.push(options.out, options.push, options.public))
+    if options.format == "release":
+        ending.then(
+            "embed with it",
+            "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr"
+            " --out embeddings.zarr",
+            options.out,
+        )
     return EXIT_DONE
 
 
@@ -145,16 +157,11 @@ def write_onnx(options: Options, model: ImageModel) -> None:
     """An ONNX file."""
     chosen = graph_settings(options, model)
     agreement = onnx_file.write(options.out, model, chosen, options.opset, options.bank)
-    log.info(
-        "wrote %s (opset %d): %s [batch, %s] %s -> embeddings [batch, %d, dim]; in ONNX Runtime"
-        " against JAX: %s",
+    shape = ", ".join(map(str, chosen.image_shape))
+    ending.wrote(
         options.out,
-        options.opset,
-        onnx_file.PIXELS,
-        ", ".join(map(str, chosen.image_shape)),
-        chosen.pixels,
-        len(chosen.blocks),
-        agreement,
+        f"opset {options.opset}, {onnx_file.PIXELS} [batch, {shape}] {chosen.pixels} -> embeddings"
+        f" [batch, {len(chosen.blocks)}, dim]; in ONNX Runtime against JAX: {agreement}",
     )
 
 
@@ -164,13 +171,8 @@ def write_stablehlo(options: Options, model: ImageModel) -> None:
     said = stablehlo.write(
         options.out, model, graph_settings(options, model), platforms, options.bank
     )
-    log.info(
-        "wrote %s and %s.json (%s): against JAX: %s",
-        options.out,
-        options.out.name,
-        options.platforms,
-        said,
-    )
+    ending.wrote(options.out, f"for {options.platforms}; against JAX: {said}")
+    ending.wrote(f"{options.out}.json", "its shapes")
 
 
 def write_folder(options: Options, model: ImageModel) -> None:
@@ -195,11 +197,9 @@ def write_folder(options: Options, model: ImageModel) -> None:
         else:
             said = weights.write(partial, model, layout)
             card.write(partial / "README.md", model, name, options.licence, layout)
-    log.info(
-        "wrote %s: %s; read back, bit for bit, and run: %s",
+    ending.wrote(
         options.out,
-        ", ".join(files.names(options.out)),
-        said,
+        f"{', '.join(files.names(options.out))}; read back, bit for bit, and run: {said}",
     )
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from phenomjax.export import weights
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.trained.graphs import graph
 from phenomjax.trained.graphs.tensorrt_engine import cached, library, loaded, settings_for
 from phenomjax.trained.image_model import encoder_params, features, on_devices
@@ -44,13 +44,10 @@ def write(
     crops = graph.sample_crops(model, chosen, batch_size, bank, seed=1)
     agreement = graph.compare(run(crops), graph.jax_reference(model, chosen)(crops))
     files.write_bytes(path, engine.read_bytes())
-    log.info(
-        "wrote %s: TensorRT %s, %s, batches of up to %d; against JAX float32: %s",
+    ending.wrote(
         path,
-        tensorrt.__version__,
-        precision,
-        batch_size,
-        agreement,
+        f"TensorRT {tensorrt.__version__}, {precision}, batches of up to {batch_size}; against JAX"
+        f" float32: {agreement}",
     )
     rates = {
         f"TensorRT {precision}": rate(lambda: run(crops), batch_size),

@@ -28,13 +28,13 @@ from phenomjax.probes.finished_parts import FinishedPart, FinishedParts
 from phenomjax.probes.methods import baselines, mutations, neighbours, training
 from phenomjax.probes.metrics import Measured, Scores
 from phenomjax.probes.options import Options, chosen, model_names
-from phenomjax.probes.reports import details, results, write
+from phenomjax.probes.reports import details, results, verdicts, write
 from phenomjax.probes.suites import alignment, dataset, leakage, suite_file
 from phenomjax.probes.suites.dataset import Dataset
 from phenomjax.probes.suites.suite import Mutations, Suite, Task
-from phenomjax.system import files, locks
+from phenomjax.system import ending, files, locks
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.log import Progress
+from phenomjax.system.log import Progress, counted
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
@@ -90,8 +90,14 @@ def run(options: Options, command: str) -> int:
             return EXIT_STOPPED
     found, unread = evaluation.details, evaluation.unread
     found.command, found.seconds = command, time.monotonic() - begin
-    for path in write.write(options.out, evaluation.rows, found, suite):
-        log.info("wrote %s", path)
+    paths = write.write(options.out, evaluation.rows, found, suite)
+    judged = verdicts.judge(evaluation.rows, suite)
+    for line in verdicts.summary(judged):
+        log.info("%s", line.replace("**", ""))
+    page, *others = sorted(paths, key=lambda path: path.suffix != ".html")
+    figures = sum(path.suffix == ".png" for path in others)
+    ending.wrote(page, f"for a browser, with {counted(figures, 'figure')}; report.md, results.json")
+    ending.note(verdicts=[one.as_dict() for one in judged], unread=unread)
     if unread:
         log.warning("%d tasks could not be read, see above: %s", len(unread), ", ".join(unread))
     return EXIT_FAILED if unread else EXIT_DONE

@@ -29,12 +29,14 @@ class Ending:
       written: files and folders.
       next: commands.
       facts: {name: number, text, list or mapping}.
+      inner: a command that another one runs; what can be done next is for the outer one to say.
     """
 
     exit_code: int = EXIT_DONE
     written: list[str] = dataclasses.field(default_factory=list)
     next: list[str] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inner: bool = False
 
 
 _silent = threading.Event()
@@ -56,9 +58,11 @@ def then(what: str, command: str, *words: object) -> None:
       command: to be pasted, with {} for each of the words.
       words: quoted for the shell.
     """
-    line = command.format(*(shlex.quote(str(word)) for word in words))
+    line, ending = command.format(*(shlex.quote(str(word)) for word in words)), _now.get()
+    if ending and ending.inner:
+        return
     log.info("next, %s: %s", what, line)
-    if ending := _now.get():
+    if ending:
         ending.next.append(line)
 
 
@@ -82,7 +86,7 @@ def told(command: str, as_json: bool) -> Iterator[Ending]:
       as_json: print one object on stdout at the end, an error's too; other lines of stdout go to
         stderr meanwhile.
     """
-    ending, error = Ending(), None
+    ending, error = Ending(inner=_now.get() is not None), None
     token, stdout = _now.set(ending), sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -98,6 +102,7 @@ def told(command: str, as_json: bool) -> Iterator[Ending]:
         _now.reset(token)
         if as_json and not _silent.is_set() and _ended(error):
             record = {"command": command} | dataclasses.asdict(ending)
+            record.pop("inner")
             record |= record.pop("facts") | ({"error": error} if error else {})
             print(json.dumps(_plain(record), indent=2, allow_nan=False), file=stdout, flush=True)
 

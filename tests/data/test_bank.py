@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +102,11 @@ def test_errors_of_open(tmp_path):
     (tmp_path / "A01.tif").unlink()
     with pytest.raises(UserError, match=r"no bank at .*plate.zarr. Did you mean .*plates.zarr"):
         opening.open_bank(tmp_path / "plate.zarr")
+    (tmp_path / "t.zarr" / "offsets").mkdir(parents=True)
+    (tmp_path / "t.zarr" / "offsets" / "zarr.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a bank of sequences, .* phenomjax.embed sequences"):
+        opening.open_bank(tmp_path / "t.zarr")
+    shutil.rmtree(tmp_path / "t.zarr")
     with pytest.raises(
         UserError, match=r"is a folder, not an image bank; found there: plates.zarr"
     ):

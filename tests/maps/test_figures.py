@@ -111,6 +111,8 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
     (maps / "foreign.csv").write_text("entity1,entity2\nTP53,MDM2\n")
     with pytest.raises(UserError, match="same kind of symbols"):
         run("pictures", *words, "--relationships", maps / "foreign.csv")
+    with pytest.raises(UserError, match=r"several pictures are drawn, into a folder.*--out .*heat"):
+        run("pictures", *words, "--out", maps / "heat.png")
     with pytest.raises(UserError, match="other rows than the map itself: in row 0"):
         draw.same_rows(raw, raw.take(np.arange(len(raw))[::-1]), "other.parquet")
     fewer = np.flatnonzero(np.arange(len(raw)) % 3)  # empty rows were left out of the first map

@@ -263,6 +263,12 @@ def test_the_end_as_lines_and_as_one_object(capsys, monkeypatch):
     written = {"written": ["out dir/x.zarr"], "next": [command], "loss": 0.5, "bad": None}
     assert json.loads(out) == {"command": "p", "exit_code": 1} | written
     assert "a table" in err
+    words = ["--source", "a", "--json"]
+    twice = lambda _: options.run_command(Options, finish, "p", "", words[:2])  # noqa: E731
+    options.run_command(Options, twice, "python -m q", "", words)  # the outer one says what is next
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"command": "q", "exit_code": 1, "written": [], "next": []}
+    assert "wrote out dir/x.zarr" in err and "next" not in err
     failed = json.loads(end("--json", "--crop_size", "13").out)
     assert failed["error"] == "--crop_size is 13" and failed["exit_code"] == 1
     mistyped = json.loads(end("--json", "--crop_size", "x").out)

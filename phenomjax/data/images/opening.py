@@ -84,9 +84,7 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         )
         if store.is_file(path / "offsets" / "zarr.json"):
             what = "a bank of sequences"
-            hint = (
-                f"Sequences are embedded by `python -m phenomjax.embed sequences --source {shown}`."
-            )
+            hint = "Embed their files: `python -m phenomjax.embed sequences --source FILES`."
         for key, kind in (("multiscales", "an image"), ("well", "a well")):
             if key in described:
                 what, hint = f"{kind} of OME-Zarr", "Give the plate that it is in."

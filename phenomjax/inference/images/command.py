@@ -30,7 +30,15 @@ from phenomjax.inference.images.stages import begin, finish
 from phenomjax.inference.options import check_least, check_one_process
 from phenomjax.inference.runtimes.choose import JaxRuntime
 from phenomjax.prepare import publishing
-from phenomjax.system.errors import EXIT_STOPPED, UserError, check_folder_of, less_at_once
+from phenomjax.system import ending
+from phenomjax.system.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    UserError,
+    check_folder_of,
+    less_at_once,
+)
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained.model import ImageModel
@@ -95,6 +103,9 @@ def run(options: Options) -> int:
                     break
     if statistics:
         statistics.end()
+    if max(codes) in (EXIT_DONE, EXIT_FAILED) and all(out.exists() for out in outs):
+        align = "python -m phenomjax.maps align --profiles" + " {}" * len(outs)
+        ending.then("align plates and batches", align + " --out aligned.parquet", *outs)
     return max(codes)
 
 

@@ -14,8 +14,9 @@ from phenomjax.inference.images import plan, result
 from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.moments import DomainStatistics
 from phenomjax.inference.images.options import ALL, Share
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 
@@ -42,7 +43,7 @@ def begin(job: BankEmbedding, seen: Mapping[str, Any]) -> int | None:
     job.settings = job.make_settings(seen["precision"])
     description = plan.describe(job.model, job.bank, job.settings)
     if _finished(job, description):
-        return report(job)
+        return report(job, before=True)
     if (job.work / "tokens").exists():
         raise UserError(f"{job.work} belongs to an embedding of sequences. Give another `out`.")
     settings, places = plan.compared(description)
@@ -66,10 +67,10 @@ def begin(job: BankEmbedding, seen: Mapping[str, Any]) -> int | None:
         )
     log.info("%s", job.describe())
     log.info(
-        "%s -> %s: %d units of %d crops, batches of %d; %s",
+        "%s -> %s: %s of %d crops, batches of %d; %s",
         job.settings.level,
         job.out,
-        layout.units,
+        counted(layout.units, "unit"),
         layout.unit_images * layout.crops_per_image,
         layout.batch_size,
         seen["computed_by"],
@@ -149,15 +150,20 @@ def _finished(job: BankEmbedding, description: work_folder.Description) -> bool:
     )
 
 
-def report(job: BankEmbedding) -> int:
-    """Says what is there; returns the exit code."""
+def report(job: BankEmbedding, before: bool = False) -> int:
+    """Says what is there, or was before; returns the exit code."""
     entry = zarr_files.read_entry(job.out)
     rows = pq.read_metadata(job.out / "metadata.parquet").num_rows
     path = job.out / "rejected.parquet"
     rejected = pq.read_table(path).to_pylist() if path.is_file() else []
     drawn = entry.get("random_weights")
     source = f"step {entry['step']}" if drawn is None else f"random weights, seed {drawn}"
-    log.info("%s: %d rows, one a %s, of %s", job.out, rows, entry["level"], source)
+    said = f"{counted(rows, 'vector')}, one a {entry['level']}, of {source}"
+    if before:
+        log.info("%s: %s", job.out, said)
+    else:
+        ending.wrote(job.out, said)
+    ending.note(rows=rows, rejected=len(rejected))
     if rejected:
         names = "; ".join(f"{r['name']} (image {r['image']}): {r['reason']}" for r in rejected[:10])
         more = f" and {len(rejected) - 10} more" if len(rejected) > 10 else ""

@@ -47,7 +47,7 @@ from phenomjax.inference.sequences import (
 )
 from phenomjax.inference.sequences.embed import embed
 from phenomjax.prepare import publishing
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, less_at_once
 from phenomjax.system.files import read_json
 from phenomjax.system.log import counted
@@ -315,7 +315,15 @@ def _code(found: queries.Queries) -> int:
 
 def _report(out: Path, found: queries.Queries, dim: int, options: Options) -> None:
     rows = len(found) if options.per == "protein" else int(found.lengths.sum())
-    log.info("wrote %s: %d x %d, one row a %s", out, rows, dim, options.per)
+    ending.wrote(out, f"{counted(rows, 'vector')} of {dim} numbers, one a {options.per}")
+    ending.note(rows=rows, dim=dim, rejected=len(found.rejected))
+    if options.per == "protein":
+        ending.then(
+            "see what the model knows",
+            "python -m phenomjax.evaluate --checkpoint {} --suite configs/eval/simulated.py"
+            " --out report",
+            options.checkpoint,
+        )
     if found.rejected:
         listed = store.rejected_of(out, store.output_format(out))
         log.warning("rejected: %s, listed in %s", counted(len(found.rejected), "record"), listed)

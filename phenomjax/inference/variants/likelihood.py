@@ -16,6 +16,7 @@ from phenomjax.inference.sequences.segments import frame
 from phenomjax.inference.variants import hidden, whole
 from phenomjax.inference.variants.notation import Mutation, Variant
 from phenomjax.system import log as system_log
+from phenomjax.system.log import counted
 from phenomjax.system.types import Carry
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
@@ -101,12 +102,12 @@ def sequence_scores(
         for a in range(0, len(members), rows)
     ]
     log.info(
-        "%d variants of %d residues: segments of %d, %d rows a batch, %d batches, 1 compilation",
+        "%d variants of %d residues: segments of %d, %d rows a batch, %s, 1 compilation",
         len(variants),
         len(ids),
         seq,
         rows,
-        len(jobs),
+        counted(len(jobs), "batch"),
     )
     for job in [*jobs, None]:
         if job:

@@ -41,6 +41,7 @@ from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.maps.tables.unexpressed import BY_EXPRESSION
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.cosines import unit_rows
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table
 
@@ -160,12 +161,17 @@ def run(options: Options) -> int:
                 (one.arms["p_bonferroni"] < 0.05).sum(),
                 one.arms["p"].notna().sum(),
             )
-    log.info(
-        "wrote %s",
-        ", ".join(
-            map(str, [*written, *([out / "corrected.parquet"] if corrected is not None else [])])
-        ),
-    )
+    for path in written:
+        ending.wrote(path)
+    if corrected is not None:
+        ending.wrote(out / "corrected.parquet")
+    if corrected is not None and result["correction"]["corrected"]:
+        ending.then(
+            "both maps in a browser",
+            "python -m phenomjax.maps explore --profiles {} --corrected {} --out map.html",
+            options.profiles[0],
+            out / "corrected.parquet",
+        )
     return 0
 
 
@@ -204,7 +210,7 @@ def run_edges(options: Options, path: str, table: "pd.DataFrame") -> int:
         100 * edges["expected"],
         edges["enrichment"],
     )
-    log.info("wrote %s", out / "proximity.json")
+    ending.wrote(out / "proximity.json")
     return 0
 
 

@@ -16,8 +16,9 @@ from phenomjax.data.images.opening import open_bank
 from phenomjax.maps.tables.options import Table, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.writing import check_out, write
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
-from phenomjax.system.log import Progress
+from phenomjax.system.log import Progress, counted
 from phenomjax.system.processes import core_count
 
 log = logging.getLogger("phenomjax")
@@ -101,11 +102,10 @@ def well_profiles(
 def write_wells(profiles: Profiles, out: str) -> int:
     """Writes them and says so; the exit code."""
     write(profiles, check_out(out))
-    log.info(
-        "%s: wrote %d wells, %d features to %s",
-        profiles.provenance["steps"][0]["command"],
-        len(profiles),
-        profiles.features.shape[1],
+    ending.wrote(out, f"{counted(len(profiles), 'well')}, {len(profiles.names)} features")
+    ending.then(
+        "align plates and batches",
+        "python -m phenomjax.maps align --profiles {} --out aligned.parquet",
         out,
     )
     return 0

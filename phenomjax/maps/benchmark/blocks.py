@@ -29,6 +29,7 @@ from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, Method, align_as_told
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Folder, Tables
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json
 from phenomjax.system.log import Progress
@@ -95,18 +96,26 @@ def run(options: Options) -> int:
     out = Path(options.out)
     write_json(out / "blocks.json", {"best": int(best), "blocks": results, "align": options.align})
     save_figure(draw(results), out / "blocks.png")
+    print("balanced accuracy over perturbations, of batches held out (95 % interval)")
     for name, one in results.items():
         low, high = one["interval"]
         print(
             f"block {name:>3}  {one['value']:.3f}  ({low:.3f} to"
             f" {high:.3f}){'  best' if name == best else ''}"
         )
-    log.info(
-        "blocks: block %s separates %d perturbations best; wrote %s",
-        best,
-        results[best]["count"],
-        out,
-    )
+    log.info("blocks: block %s separates %d perturbations best", best, results[best]["count"])
+    ending.wrote(out / "blocks.json")
+    ending.wrote(out / "blocks.png")
+    ending.note(best=int(best))
+    if options.checkpoint and options.bank:
+        ending.then(
+            "embed with it",
+            "python -m phenomjax.embed images --checkpoint {} --bank {} --block {}"
+            " --out embeddings.zarr",
+            options.checkpoint,
+            options.bank,
+            best,
+        )
     return 0
 
 

@@ -91,6 +91,7 @@ from phenomjax.maps.tables.metadata.symbols import read_aliases
 from phenomjax.maps.tables.options import Files, Folder, of_others
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics.consistency import Consistency
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 from phenomjax.system.options import recorded
@@ -271,7 +272,7 @@ def _refuse_map(profiles: Profiles, columns: Columns) -> None:
         return
     raise UserError(
         f"Each of the {len(names)} rows is another perturbation and none is a negative control, as"
-        " in a map: nothing tells what replicates share. Is it one, add `map` and `align` none."
+        " in a map: nothing tells what replicates share. If it is one, add `map` and `align` none."
         " Are they wells, give other plates of the layout too, and say which are `control`."
     )
 
@@ -365,5 +366,7 @@ def run(options: Options) -> int:
     )
     write_text(out / "benchmark.md", text)
     print(text)
-    log.info("benchmark: wrote %s in %.1f s", out / "benchmark.json", time.monotonic() - started)
+    ending.wrote(out / "benchmark.json", f"in {time.monotonic() - started:.1f} s")
+    ending.wrote(out / "benchmark.md", "the table above")
+    ending.note(benchmark={name: one.get("value") for name, one in found.items()})
     return 0

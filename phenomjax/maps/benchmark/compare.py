@@ -36,6 +36,7 @@ from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Doses, Folder
 from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.statistics.cosines import unit_rows
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_text
 from phenomjax.system.help_pages import with_flags
@@ -123,7 +124,17 @@ def run(options: Options) -> int:
     text = as_table(found, about)
     write_text(out / "compare.md", text)
     print(text)
-    log.info("compare: wrote %s", out / "compare.json")
+    ending.wrote(out / "compare.json")
+    ending.wrote(out / "compare.md", "the table above")
+    ending.note(overall={name: one["overall"] for name, one in found.items()})
+    ending.then(
+        "align by the first",
+        "python -m phenomjax.maps align --align {} --profiles"
+        + " {}" * len(options.profiles)
+        + " --out aligned.parquet",
+        next(iter(found)),
+        *options.profiles,
+    )
     return 0
 
 

@@ -37,7 +37,9 @@ from phenomjax.maps.tables.names import GENE_KINDS, kinds_of, targets_of
 from phenomjax.maps.tables.options import Doses, Table, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.writing import check_out, write
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError, first_of
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 
@@ -333,5 +335,10 @@ def run(options: Options) -> int:
         "aggregate", to=options.to, method=options.method, doses=options.doses, rows=rows
     )
     write(done, out)
-    log.info("aggregate: %d rows to %d, wrote %s", rows, len(done), out)
+    ending.wrote(out, f"{counted(len(done), 'row')}, one a {options.to}, of {rows:,}")
+    if options.to == "well":
+        what, command = "align plates and batches", "align --profiles {} --out aligned.parquet"
+    else:
+        what, command = "look at it in a browser", "explore --profiles {} --out map.html"
+    ending.then(what, f"python -m phenomjax.maps {command}", out)
     return 0

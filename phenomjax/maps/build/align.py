@@ -70,7 +70,9 @@ from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Table, TableOptions
 from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.maps.tables.writing import check_out, write
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 
@@ -289,7 +291,10 @@ def run(options: Options) -> int:
     aligned = align_as_told(profiles, columns, options, options.align)
     tell_doubts(aligned)
     write(aligned, out)
-    log.info(
-        "align: wrote %d rows, %d features to %s", len(aligned), aligned.features.shape[1], out
+    ending.wrote(out, f"{counted(len(aligned), 'row')}, {aligned.features.shape[1]} features")
+    ending.then(
+        "one row a perturbation",
+        "python -m phenomjax.maps aggregate --profiles {} --out map.parquet",
+        out,
     )
     return 0

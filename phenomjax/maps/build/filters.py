@@ -42,6 +42,7 @@ from phenomjax.maps.tables.options import Folder, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.permutation import p_values, q_values
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_table
 
@@ -152,7 +153,7 @@ def run(options: Options) -> int:
     log.info("%s", _said(significant, asked, among_controls, options.max_fdr, whitened(profiles)))
     log.info(
         "filter: %d of %d perturbations are active (%s, FDR %g); %d have one replicate, %d fewer"
-        " than %d for a magnitude; wrote %s",
+        " than %d for a magnitude",
         record["active"],
         len(table),
         options.by,
@@ -160,8 +161,15 @@ def run(options: Options) -> int:
         few[0],
         few[1],
         LEAST_REPLICATES,
-        out,
     )
+    ending.wrote(out, "filter.parquet with all p and q, profiles.parquet of the active ones")
+    ending.note(active=record["active"], perturbations=len(table))
+    if record["active"]:
+        ending.then(
+            "a map of the active ones",
+            "python -m phenomjax.maps aggregate --profiles {} --out map.parquet",
+            out / "profiles.parquet",
+        )
     return 0
 
 

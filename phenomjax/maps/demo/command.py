@@ -32,6 +32,7 @@ import tyro
 
 from phenomjax.maps.demo import results, supervision
 from phenomjax.maps.demo.results import Kind
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure, write_json, write_text
 
@@ -108,13 +109,9 @@ def run(options: Options) -> int:
         leak = supervision.measure(out)
         write_json(out / "leak.json", leak)
         log.info("%s", supervision.sentence(leak))
-    log.info(
-        "wrote %s, %s, %s. Open %s in a browser.",
-        out / "demo.json",
-        figure,
-        out / "pictures",
-        out / "map.html",
-    )
+    for path in (out / "demo.json", figure, out / "pictures"):
+        ending.wrote(path)
+    ending.wrote(out / "map.html", "open it in a browser")
     return EXIT_DONE
 
 

@@ -22,7 +22,9 @@ from phenomjax.maps.tables.input import chosen, joined
 from phenomjax.maps.tables.options import ReadOptions, Table, require_some
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.writing import check_out, write
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError, check_folder_of
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 
@@ -67,8 +69,6 @@ def run(options: Options) -> int:
         images = spatial.write(done, out, open_bank(options.bank) if options.bank else None)
     else:
         write(done, out)
-    log.info(
-        "export: wrote %s: %d rows of %d features%s",
-        *(out, len(done), len(done.names), f", and {images} images" if images else ""),
-    )
+    more = f", and {counted(images, 'image')}" if images else ""
+    ending.wrote(out, f"{counted(len(done), 'row')} of {len(done.names)} features{more}")
     return 0

@@ -87,7 +87,7 @@ def run(options: Options) -> int:
         print(f"\n{name} ({', '.join([who['kind'][row], *about])})")
         for kind, sides in found[name].items():
             for side, near in sides.items():
-                print(f"  {side} {kind}s")
+                print(f"  {side} {kind}s{'' if near else ': none'}")
                 for one in near:
                     about = _about(one["name"], one["called"], one["gene"])
                     said = "  ".join([one["name"], *about])
@@ -112,7 +112,8 @@ def _sides(
 ) -> dict[str, list[Neighbour]]:
     sides: dict[str, list[Neighbour]] = {}
     for side, sign in (("similar", 1), ("opposite", -1)):
-        order = chosen[np.argsort(-sign * cosine[chosen], kind="stable")][:top]
+        there = chosen[sign * cosine[chosen] > 0]
+        order = there[np.argsort(-sign * cosine[there], kind="stable")][:top]
         place = (ties.less if sign > 0 else ties.at_most)(null, cosine[order])
         share = np.maximum((len(null) - place) if sign > 0 else place, 1) / max(len(null), 1)
         sides[side] = [

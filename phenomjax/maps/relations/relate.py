@@ -40,6 +40,7 @@ from phenomjax.maps.tables.names import entities
 from phenomjax.maps.tables.options import Folder, TableOptions
 from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.statistics.ties import TIED
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import replacing, write_json
 from phenomjax.system.log import Progress
@@ -293,5 +294,11 @@ def run(options: Options) -> int:
         "provenance": profiles.after("relate", top=options.top, null=options.null).provenance,
     }
     write_json(out / "quantiles.json", record)
-    log.info("relate: wrote %d neighbours of %d entities to %s", written, len(names), out)
+    ending.wrote(out, f"{written:,} neighbours of {len(names):,} perturbations and their quantiles")
+    ending.then(
+        "the neighbours of one",
+        "python -m phenomjax.maps query {} --profiles" + " {}" * len(options.profiles),
+        names[0],
+        *options.profiles,
+    )
     return 0

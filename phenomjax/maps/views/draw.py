@@ -32,6 +32,7 @@ from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.views import figures, layouts
 from phenomjax.statistics import bootstrap
 from phenomjax.statistics.cosines import exact_cosines, unit_rows
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 
@@ -76,7 +77,16 @@ class Options(TableOptions):
 
 
 def run(options: Options) -> int:
-    """Draws what can be drawn; returns the exit code."""
+    """Draws what can be drawn; returns the exit code.
+
+    Raises:
+      UserError: the folder is called as a picture, no such name or column; or of `load`.
+    """
+    if Path(options.out).suffix:
+        raise UserError(
+            f"`out` {options.out}: several pictures are drawn, into a folder. Give its name, for"
+            f" instance `out` {Path(options.out).with_suffix('')}."
+        )
     raw, columns = load(options)
     corrected = None
     if options.corrected is not None:
@@ -129,10 +139,10 @@ def run(options: Options) -> int:
             unit_rows(raw.features[rows], np.float32), arm, above
         )
         written.append(save_figure(figure, out / "chromosomes.png"))
-    log.info(
-        "wrote %s",
-        ", ".join(map(str, written)) or "nothing: give --names, --relationships or --genes",
-    )
+    for path in written:
+        ending.wrote(path)
+    if not written:
+        log.warning("nothing was drawn: give --names, --relationships or --genes")
     return 0
 
 

@@ -39,8 +39,10 @@ from phenomjax.maps.views.annotations import Json, bare
 from phenomjax.maps.views.differences import Differences
 from phenomjax.maps.views.draw import read_names, second_map
 from phenomjax.maps.views.html_page import page
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_text
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 
@@ -153,13 +155,10 @@ def run(options: Options) -> int:
     )
     write_text(out, text)
     count = sum(map(len, images.rows.values())) if images else 0
-    log.info(
-        "wrote %s: %d perturbations, %d pictures, %.1f MB. Open it in a browser: it needs no"
-        " network.",
+    ending.wrote(
         out,
-        len(table),
-        count,
-        out.stat().st_size / 1e6,
+        f"{counted(len(table), 'perturbation')}, {counted(count, 'picture')},"
+        f" {out.stat().st_size / 1e6:.1f} MB. Open it in a browser: it needs no network.",
     )
     return 0
 

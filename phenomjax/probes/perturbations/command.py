@@ -39,6 +39,7 @@ from phenomjax.inference.options import check_least, check_one_process
 from phenomjax.probes.perturbations import families, images, report, scores
 from phenomjax.probes.perturbations.options import Options
 from phenomjax.probes.perturbations.scores import Predictions
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, did_you_mean, first_of
 from phenomjax.system.help_pages import with_flags
 from phenomjax.tasks.image_objective import banks_and_weights
@@ -144,9 +145,10 @@ def run(options: Options, command: str) -> int:
         commonest(asked[0]),
         list(notes),
     )
-    for path in report.write(options.out, made):
-        log.info("wrote %s", path)
+    paths = report.write(options.out, made)
     print(report.screen(made), flush=True)
+    for path in paths:
+        ending.wrote(path)
     return EXIT_DONE
 
 

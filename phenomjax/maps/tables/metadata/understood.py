@@ -37,7 +37,7 @@ def understood(profiles: Profiles, columns: Columns) -> str:
         rows.append((role, ", ".join(names) or "-", said))
     found = roles.counts(metadata, columns)
     for role, told in (("control", columns.control), ("positive", columns.positive)):
-        rows.append((f"{ROLES[role]} by", told or "nothing tells them", ""))
+        rows.append((ROLES[role] + " by" * bool(told), told or "- (no column tells them)", ""))
     width = min(WIDEST, max((len(name) for _, name, said in rows if said), default=0))
     lines += [f"  {role:<21}{name:<{width}}  {said}".rstrip() for role, name, said in rows]
     counted = [
