@@ -45,9 +45,6 @@ Code spans in the text are looked at, too: `python -m phenomjax.X --flag` and `p
 are commands with such flags, and `model.patch_size` or `--config.model.patch_size=8` are keys.
 """
 
-import os
-from pathlib import Path
-
 import pytest
 
 from tests.lab import ROOT, pages
@@ -58,15 +55,6 @@ def names():
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     kept = [path.relative_to(ROOT) for path in found if "generate" not in path.parts]
     return sorted(str(name) for name in kept)
-
-
-@pytest.fixture(scope="session")
-def shelf(tmp_path_factory):
-    if kept := os.environ.get("PHENOMJAX_SHELF"):
-        return pages.Shelf(Path(kept))
-    folder = tmp_path_factory.getbasetemp()
-    shared = folder.parent if "xdist" in str(folder) or "popen" in folder.name else folder
-    return pages.Shelf(shared / "shelf")
 
 
 @pytest.mark.parametrize("name", names())
