@@ -44,7 +44,7 @@ KEY = re.compile(r"(?:--config\.|config\.)?([a-z_]+(?:\.[a-z_0-9]+)+)(?:=.*)?")
 # What a page may run beside our own commands; anything else wants `parse`.
 SHELL = re.compile(
     "bash|cat|cd|cp|cut|du|echo|export|find|grep|gzip|head|ls|mkdir|mv|printf|rm|sed|sha256sum"
-    "|sort|tail|tar|test|touch|tree|unzip|wc|zcat"
+    "|sort|tail|tar|test|touch|true|tree|unzip|wc|zcat"
 )
 # They signal, fork, or end their process: each gets one of its own.
 IN_A_CHILD = {"phenomjax.main", "phenomjax.preflight"}
