@@ -73,7 +73,7 @@ def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
     flags = [*flag_names(kind), *(one.name for one in dataclasses.fields(help_pages.Screen))]
     near = did_you_mean(given, flags).replace("'", "'--", 1)
     keys = " Keys of the configuration are given as --config.KEY=VALUE."
-    more = keys if not near and "overrides" in kind.__dataclass_fields__ else ""
+    more = keys if "overrides" in kind.__dataclass_fields__ else ""
     return f"There is no flag --{given}.{near}{more}"
 
 
