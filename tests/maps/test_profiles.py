@@ -173,6 +173,11 @@ def test_which_rows_are_controls_and_treatments():
     found = detect(ours, TableOptions(profiles=()).columns)
     assert found == Columns(kind="")  # the defaults are of our banks; this table has no kinds
     assert Columns().batches(ours).tolist() == ["E1/1", "E1/1", "E1/2", "E1/2"]
+    told = pd.DataFrame(OURS | {"experiment": None, "is_control": [True, None, None, None]})
+    found = detect(told, TableOptions(profiles=()).columns)  # of raw plates: little is said
+    assert found.batch == ("plate",) and found.control == "is_control"
+    assert found.treatments(told).tolist() == [False, True, True, False]  # the last has no name
+    assert found.treatments(told[1:3]).all()
     for wrong, said in (
         (
             Columns(control="is_contrl"),

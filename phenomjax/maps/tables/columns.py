@@ -149,13 +149,15 @@ def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
 
 
 def _told(metadata: "pd.DataFrame", told: str, flag: str) -> Bool[np.ndarray, " rows"]:
-    """Rows that a column of yes and no, or a query, names; none for ""."""
+    """Rows that a column of yes and no, or a query, names; none where nothing is told."""
     if told == "":
         return np.zeros(len(metadata), bool)
     if told not in metadata.columns:
         if re.fullmatch(r"\w+", told):
             require(metadata, told, flag)
         return query_rows(metadata, told, flag)
+    if metadata[told].isna().all():  # such as the wells under study, where only controls are told
+        return np.zeros(len(metadata), bool)
     rows = truths(metadata[told])
     if rows is not None:
         return rows

@@ -196,7 +196,9 @@ def _batch(
     """The plate, behind what tells plates of one name apart (plate 1 of each experiment)."""
     if plate == "":
         return (found,) if (found := first("experiment")) else ()
-    parents = [first("experiment")] if plate == "plate" and "experiment" in called else []
+    # a bank of ours has the column, which is empty where the source knew no experiment
+    found = first("experiment") if plate == "plate" and "experiment" in called else ""
+    parents = [found] if found else []
     candidates = [
         name
         for tier in NAMES["experiment"]
