@@ -84,8 +84,12 @@ def test_images_of_spatialdata_are_the_banks(name, screen, tmp_path):
         array = zarr.open_array(out / "images" / element / "s0", mode="r")
         assert array.shape == (3, 40, 52) and array.dtype == np.uint16
         np.testing.assert_array_equal(array[:], pixels[row].transpose(2, 0, 1))
+    for folder in (out, out / "tables" / "profiles"):  # and back again
+        again = reading.read(folder)
+        np.testing.assert_array_equal(again.features, profiles.features[:2])
+        assert [*again.metadata["gene"]] == ["TP53", "KRAS"] and again.names == profiles.names
     shard = out / "images" / "A01_1" / "s0" / "c.0.0.0"
-    assert os.path.samefile(shard, shard_path(folder / name, 0)) == (name == "b.zarr")
+    assert os.path.samefile(shard, shard_path(screen[0] / name, 0)) == (name == "b.zarr")
 
 
 PROGRAM = """
@@ -172,10 +176,24 @@ def test_mistakes(screen, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UserError, match=said):
             export(screen, *words[1:])
+    (tmp_path / "two.zarr").mkdir()
+    (tmp_path / "two.zarr" / "zarr.json").write_text(
+        '{"zarr_format": 3, "node_type": "group", "attributes": {"spatialdata_attrs": {}}}'
+    )
+    with pytest.raises(UserError, match=r"two.zarr is a SpatialData of 0 tables. Name the one"):
+        export(screen, "a.h5ad", "--profiles", "two.zarr")
+    for name in ("wells", "sites"):
+        (tmp_path / "two.zarr" / "tables" / name / "obs").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"profiles: --profiles two.zarr/tables/sites or --profiles"
+    ):
+        export(screen, "a.h5ad", "--profiles", "two.zarr")
     monkeypatch.setattr(spatial, "MOST_IMAGES", 3)
     with pytest.raises(UserError, match=r"6 images are of these wells") as error:
         export(screen, tmp_path / "a.zarr", *bank)
     mend = re.search(r"--where '([^']+)'", str(error.value))[1]
     monkeypatch.setattr(spatial, "MOST_IMAGES", 4)
     assert export(screen, tmp_path / "a.zarr", *bank, "--where", mend) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"there.zarr", "other.csv", "bare.csv", "a.zarr"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("there.zarr", "two.zarr", "other.csv", "bare.csv", "a.zarr")
+    }

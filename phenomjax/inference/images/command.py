@@ -166,7 +166,8 @@ def outputs(banks: tuple[Path, ...], out: Path) -> list[Path]:
             what = f"names one file, but there are {len(banks)} banks"
             mend = "a folder, in which each bank gets BANK.zarr"
         raise UserError(
-            f"`out` {out} {what}. Embeddings of images are written as Zarr: give {mend}."
+            f"`out` {out} {what}. Embeddings of images are written as Zarr: give {mend}. For other"
+            " tools `python -m phenomjax.maps export` makes .h5ad, .parquet or .csv of it."
         )
     names = [
         (path if store.is_remote(path) else path.resolve()).name.removesuffix(".zarr")

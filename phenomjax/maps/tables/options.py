@@ -33,7 +33,8 @@ class ReadOptions:
     GROUPS: ClassVar[dict[str, str]] = {"block": "table", "dry_run": "", "batch": "column"}
 
     profiles: Tables
-    """E.zarr, .parquet, .csv[.gz], .h5ad or DeepProfiler's folder; several are joined"""
+    """E.zarr, .parquet, .csv[.gz], .h5ad, an AnnData or SpatialData in Zarr, or DeepProfiler's
+    folder; several are joined"""
     block: int | None = None
     """encoder block, where E.zarr holds several"""
     features: Annotated[str | None, tyro.conf.arg(metavar="REGEX|common")] = None

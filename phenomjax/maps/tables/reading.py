@@ -1,5 +1,6 @@
 """Profiles from the field's formats: an embeddings folder of `phenomjax.embed` (E.zarr), Parquet,
-CSV (.csv, .csv.gz: CellProfiler, pycytominer), AnnData (.h5ad), DeepProfiler's folders.
+CSV (.csv, .csv.gz: CellProfiler, pycytominer), AnnData (.h5ad, .zarr), tables of a SpatialData,
+DeepProfiler's folders.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from phenomjax.data import store, text_files
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import prefix_of
-from phenomjax.maps.tables.formats.annotated import open_anndata
+from phenomjax.maps.tables.formats.annotated import in_zarr, open_anndata
 from phenomjax.maps.tables.formats.deepprofiler import open_deep_profiler
 from phenomjax.maps.tables.formats.embeddings import open_embeddings
 from phenomjax.maps.tables.formats.notes import tell
@@ -141,7 +142,7 @@ def _require_annotated(files: Sequence[Path], wanted: Wanted) -> None:
 
 def _is_annotated(path: Path) -> bool:
     if path.is_dir():
-        return False
+        return in_zarr(path) is not None
     with path.open("rb") as file:
         return file.read(len(HDF5)) == HDF5 or path.name.lower().endswith(".h5ad")
 
@@ -262,6 +263,8 @@ def _opened(path: Path, wanted: Wanted) -> Source:
     if path.is_dir():
         if any(path.rglob("*.npz")) and not (path / "zarr.json").exists():
             return open_deep_profiler(path, wanted)
+        if annotated := in_zarr(path):
+            return open_anndata(annotated, wanted)
         tables = [p for p in path.iterdir() if plain_name(p).endswith((".parquet", *TEXTS))]
         if tables and not (path / "metadata.parquet").exists():
             raise UserError(

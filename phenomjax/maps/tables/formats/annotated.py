@@ -1,20 +1,62 @@
-"""AnnData (.h5ad): X, a layer or an array of obsm, read by slices from the file."""
+"""AnnData (.h5ad, or in Zarr, also as a table of a SpatialData): X, a layer or an array of obsm,
+read by slices from the file.
+"""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phenomjax.data.images.ngff.metadata_files import attributes
 from phenomjax.maps.tables.formats.features import by_name
 from phenomjax.maps.tables.sources import Blocks, Source, Wanted, apart, columns_of, noted, slices
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    import h5py
     import pandas as pd
 
+Group = Any  # a file of HDF5 or a group of zarr-python, which are asked alike
 PICTURE = 3  # an array of obsm of so few columns is a UMAP or the like, or a place on the slide
+
+
+def in_zarr(path: Path) -> Path | None:
+    """The AnnData that a folder is; of a SpatialData its table, or the one called profiles; None
+    for other folders.
+
+    Raises:
+      UserError: a SpatialData of several tables, or of none.
+    """
+    said = attributes(path)
+    if said.get("encoding-type") == "anndata":
+        return path
+    if "spatialdata_attrs" not in said:
+        return None
+    tables = sorted(table.parent for table in path.glob("tables/*/obs"))
+    if [table.name for table in tables].count("profiles"):
+        return path / "tables" / "profiles"
+    if len(tables) == 1:
+        return tables[0]
+    offered = " or ".join(f"`profiles` {table}" for table in tables)
+    raise UserError(
+        f"{path} is a SpatialData of {len(tables)} tables. Name the one that holds the profiles"
+        f"{f': {offered}' if tables else ', of another folder'}."
+    )
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Group]:
+    if path.is_dir():
+        import zarr
+
+        yield zarr.open_group(path, mode="r")
+    else:
+        import h5py
+
+        with h5py.File(path) as file:
+            yield file
 
 
 def open_anndata(path: Path, wanted: Wanted) -> Source:
@@ -34,10 +76,9 @@ def open_anndata(path: Path, wanted: Wanted) -> Source:
 
 
 def _opened(path: Path, wanted: Wanted) -> Source:
-    import h5py
     from anndata.io import read_elem
 
-    with h5py.File(path) as file:
+    with _open(path) as file:
         obs = _metadata(read_elem(file["obs"]))
         key, said = _choose(file, path, wanted)
         raw = _names(file, key)
@@ -62,7 +103,7 @@ def _opened(path: Path, wanted: Wanted) -> Source:
     notes = (*noted("element", example=said), *noted("twice", same), *noted("renamed", other))
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        with h5py.File(path) as file:
+        with _open(path) as file:
             yield from columns_of(slices(_element(file, key)), columns, chosen)
 
     names = tuple(name for name in columns if name in kept and name not in same)
@@ -78,7 +119,7 @@ def _metadata(obs: "pd.DataFrame") -> "pd.DataFrame":
     return obs.reset_index(drop=True)
 
 
-def _choose(file: "h5py.File", path: Path, wanted: Wanted) -> tuple[str, str]:
+def _choose(file: Group, path: Path, wanted: Wanted) -> tuple[str, str]:
     """The array that holds the features, and how to say so where nobody named it."""
     layers, arrays = _keys(file, "layers"), _keys(file, "obsm")
     if wanted.layer is not None and wanted.obsm is not None:
@@ -114,11 +155,11 @@ def _choose(file: "h5py.File", path: Path, wanted: Wanted) -> tuple[str, str]:
     raise UserError(f"X of {path} is empty. Choose what the features are: {offered}.")
 
 
-def _keys(file: "h5py.File", group: str) -> list[str]:
+def _keys(file: Group, group: str) -> list[str]:
     return list(file[group].keys()) if group in file else []
 
 
-def _names(file: "h5py.File", key: str) -> list[str]:
+def _names(file: Group, key: str) -> list[str]:
     """Of the columns of an array."""
     from anndata.io import read_elem
 
@@ -131,7 +172,7 @@ def _names(file: "h5py.File", key: str) -> list[str]:
     return [f"{name}_{k}" for k in range(element.shape[1])]
 
 
-def _element(file: "h5py.File", key: str) -> Any:
+def _element(file: Group, key: str) -> Any:
     """An array of an .h5ad that is sliced by rows: of HDF5, of SciPy, or a frame."""
     from anndata.io import read_elem, sparse_dataset
 
