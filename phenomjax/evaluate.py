@@ -20,6 +20,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from phenomjax.probes import job
 from phenomjax.probes.options import Options
@@ -41,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if words and not words[0].startswith("-"):
         name, *rest = words
         if name != PERTURBATIONS:
+            if Path(name).is_dir():
+                raise UserError(
+                    f"'{name}' stands without its flag. Did you mean '--checkpoint {name}'? Models"
+                    f" of images are judged by {prog} {PERTURBATIONS} --checkpoint {name}."
+                )
             raise UserError(
                 f"{prog} has no command '{name}'.{did_you_mean(name, [PERTURBATIONS])} It has"
                 f" {PERTURBATIONS}, for models of images; without a word it judges models of"

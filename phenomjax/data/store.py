@@ -322,11 +322,12 @@ def beside(path: str | Path) -> str:
     above = [path.parent] if is_remote(path) else [*path.parents]
     folder = next((one for one in above if is_dir(one)), path.parent)
     broken, *rest = path.relative_to(folder).parts
-    there = {name.partition(".")[0].lower(): name for name in reversed(names(folder))}
     # without the suffix, which would make all files of a kind alike
+    stems = {name: name.partition(".")[0].lower() for name in names(folder)}
     stem = broken.partition(".")[0].lower()
-    if near := difflib.get_close_matches(stem, there, n=1, cutoff=0.6):
-        close = folder / there[near[0]]
+    if near := difflib.get_close_matches(stem, set(stems.values()), n=1, cutoff=0.6):
+        alike = [name for name, one in stems.items() if one == near[0]]
+        close = folder / difflib.get_close_matches(broken, alike, n=1, cutoff=0)[0]
         whole = close.joinpath(*rest)
         return f" Did you mean {url(whole if is_dir(whole) or is_file(whole) else close)}?"
     where = f"this folder, {Path.cwd()}" if folder == Path() else url(folder)

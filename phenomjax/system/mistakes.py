@@ -3,9 +3,10 @@ tyro says of them; what is not recognised here stays as tyro tells it.
 """
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
-from typing import Any, cast, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -13,7 +14,7 @@ from phenomjax.system import help_pages
 from phenomjax.system.errors import did_you_mean
 
 CHOICE = re.compile(
-    r"invalid choice '(.*?)' for argument '(--\w+)[^']*'\. Expected one of \((.*?)\)"
+    r"invalid choice '(.*?)' for argument '((?:--)?\w+)[^']*'\. Expected one of \((.*?)\)"
 )
 VALUE = re.compile(r"Error parsing (--\w+).*?: (.*?)(?: ─| Argument helptext|$)")
 UNKNOWN = re.compile(r"Unrecognized options: (\S.*?)(?: ─| Perhaps| For full|$)")
@@ -66,12 +67,26 @@ def _told(text: str, kind: type[Any], words: Sequence[str]) -> str:
 def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
     """Of a word that nothing reads."""
     if not word.startswith("-"):
+        if missing := _missing(kind, words):
+            several = "" if len(missing) == 1 else f" of {', '.join(missing)}"
+            return f"'{word}' stands without its flag{several}. Did you mean '{missing[0]} {word}'?"
         before = words[words.index(word) - 1] if word in words[1:] else ""
         after = f" after {before}" if before.startswith("--") else ""
         return f"'{word}'{after} is one word too many: put a name with spaces into quotes."
     given = word.replace("-", "_").lstrip("_")
     flags = [*flag_names(kind), *(one.name for one in dataclasses.fields(help_pages.Screen))]
-    near = did_you_mean(given, flags).replace("'", "'--", 1)
+    behind = words.index(word) + 1 if word in words else len(words)
+    value = "".join(words[behind : behind + 1])
+    of = [one for one, choices in _choices(kind).items() if value in choices]
+    if of:  # its value says it better than its name
+        near = f" Did you mean '--{of[0]} {value}'?"
+    else:
+        close = difflib.get_close_matches(given, flags, n=1, cutoff=0.6)
+        near = f" Did you mean '--{close[0]}'?" if close else ""
+        hints = get_type_hints(kind, include_extras=True).items()
+        bare = [name for name, hint in hints if tyro.conf.Positional in _extras(hint)]
+        if bare and not close:
+            near = f" Without a flag stand: {', '.join(bare)}."
     keys = " Keys of the configuration are given as --config.KEY=VALUE."
     more = keys if "overrides" in kind.__dataclass_fields__ else ""
     return f"There is no flag --{given}.{near}{more}"
@@ -90,11 +105,27 @@ def _missing(kind: type[Any], words: Sequence[str]) -> list[str]:
     ]
 
 
+def _extras(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())
+
+
+def _choices(kind: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """{flag: the words that it takes} of those that take some."""
+    found, hints = dict[str, tuple[Any, ...]](), get_type_hints(kind, include_extras=True)
+    for name, field in flag_names(kind).items():
+        bare = hints[field.name]
+        while get_origin(bare) in (Annotated, tuple):
+            bare = get_args(bare)[0]
+        if get_origin(bare) is Literal:
+            found[name] = get_args(bare)
+    return found
+
+
 def flag_names(kind: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """{flag: its field} of an options dataclass."""
     found, hints = dict[str, dataclasses.Field[Any]](), get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(cast(Any, kind)):
-        extras = getattr(hints[field.name], "__metadata__", ())
+        extras = _extras(hints[field.name])
         if tyro.conf.Positional not in extras and tyro.conf.Suppress not in extras:
             own = next((one.name for one in extras if getattr(one, "name", None)), field.name)
             found[own] = field

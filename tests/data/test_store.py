@@ -233,7 +233,7 @@ def test_what_is_beside_a_path_that_leads_to_nothing(tmp_path, monkeypatch):
     """The nearest name without its suffix, where the path breaks off; else what is there."""
     for name in ("runs/mae/checkpoints/20", "runs/txl"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("screen.zarr", "dna.fasta", "map.parquet"):
+    for name in ("screen.zarr", "dna.fasta", "map.html", "map.parquet"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     for path, said in (
@@ -241,13 +241,17 @@ def test_what_is_beside_a_path_that_leads_to_nothing(tmp_path, monkeypatch):
         ("rns/mae/checkpoints/20", " Did you mean runs/mae/checkpoints/20?"),
         ("runs/MAE/checkpoints/10", " Did you mean runs/mae?"),
         ("scren.zarr", " Did you mean screen.zarr?"),
-        ("map.csv", " Did you mean map.parquet?"),
+        ("map.parqet", " Did you mean map.parquet?"),
+        ("mapp.html", " Did you mean map.html?"),
         ("runs/zzz", " In runs: mae, txl."),
-        ("q/zzz", f" In this folder, {tmp_path}: dna.fasta, map.parquet, runs, screen.zarr."),
+        (
+            "q/zzz",
+            f" In this folder, {tmp_path}: dna.fasta, map.html, map.parquet, runs, screen.zarr.",
+        ),
         ("runs/txl/checkpoints/5", " In runs/txl: nothing."),
         (
             "proteins.fasta",
-            f" In this folder, {tmp_path}: dna.fasta, map.parquet, runs, screen.zarr.",
+            f" In this folder, {tmp_path}: dna.fasta, map.html, map.parquet, runs, screen.zarr.",
         ),
         (f"{tmp_path}/runs/txll", f" Did you mean {tmp_path}/runs/txl?"),
     ):

@@ -304,6 +304,9 @@ class Mistaken:
         ("b --out o --shar 1", "There is no flag --shar. Did you mean '--share'?"),
         ("b --out a b", "'b' is one word too many: put a name with spaces into quotes."),
         ("b", "--out is missing."),
+        ("b o", "'o' stands without its flag. Did you mean '--out o'?"),
+        ("b --out o --grain well", "There is no flag --grain. Did you mean '--level well'?"),
+        ("b --out o --name GENE01", "There is no flag --name. Without a flag stand: banks."),
         ("--out o", "A word without a flag is missing: PATH the banks."),
     ],
 )

@@ -15,6 +15,7 @@ from markdown_it.tree import SyntaxTreeNode
 
 from phenomjax.figures.pages import frame
 
+SCALE = 110  # CSS pixels an inch of a figure
 NUMBER = re.compile(r"[-+\u2212*]*\.?\d[^a-z]*")
 EMPTY = '<section class="panel"></section>'  # before the first heading
 # the only HTML of our Markdown
@@ -99,9 +100,14 @@ def _figure(source: str, caption: str, folder: Path) -> str:
     path = (folder / source).resolve()
     if not (path.is_relative_to(folder.resolve()) and path.is_file()):
         return f"<p>{escape(caption)} ({escape(source)})</p>"
+    from PIL import Image  # here, because it is of matplotlib
+
     data = base64.b64encode(path.read_bytes()).decode()
+    with Image.open(path) as image:  # all at one scale, whatever their resolution
+        wide = round(SCALE * image.width / image.info.get("dpi", (96, 96))[0])
     return (
-        f'<figure><img class="picture" alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f'<figure><img class="picture" width="{wide}" alt="{escape(caption)}"'
+        f' src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

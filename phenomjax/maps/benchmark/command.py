@@ -273,7 +273,7 @@ def _refuse_map(profiles: Profiles, columns: Columns) -> None:
     raise UserError(
         f"Each of the {len(names)} rows is another perturbation and none is a negative control, as"
         " in a map: nothing tells what replicates share. If it is one, add `map` and `align` none."
-        " Are they wells, give other plates of the layout too, and say which are `control`."
+        " If they are wells, give other plates of the layout too, and say which are `control`."
     )
 
 
