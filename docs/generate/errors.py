@@ -4,9 +4,10 @@ import collections
 import re
 
 from docs.generate.error_texts import HOLE, Error, errors
-from docs.generate.source import ROOT, markdown, source_link
+from docs.generate.source import CODE, ROOT, markdown, source_link
 from tests.kinds import offers
 
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w.]*\b")
 MOST = 90  # characters of a heading
 # {page: (title, rooms of it)}; a room is a folder, or a file, below phenomjax
 PAGES = {
@@ -92,8 +93,10 @@ def _entry(same: list[Error]) -> str:
 
 def _shown(text: str) -> str:
     """A text as the door prints it, as Markdown: settings are flags, what differs is slanted."""
-    parts = re.split(r"(`[^`]*`)", markdown(with_flags(text)))
-    parts[::2] = [HOLE.sub(lambda hole: f"<var>{hole[0][1:-1]}</var>", part) for part in parts[::2]]
+    parts = CODE.split(markdown(with_flags(text)))
+    for at in range(0, len(parts), 2):
+        flags = FLAG.sub(r"`\g<0>`", parts[at])
+        parts[at] = HOLE.sub(lambda hole: f"<var>{hole[0][1:-1]}</var>", flags)
     return "".join(parts)
 
 

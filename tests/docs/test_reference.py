@@ -7,6 +7,7 @@ import re
 import pytest
 
 from docs.generate import (
+    api,
     commands,
     configuration,
     environment,
@@ -61,10 +62,24 @@ def test_what_a_key_is():
         ('"" = none, *as in* a --flag=1', r'`""` = none, \*as in\* a `--flag=1`.'),
         ("(1 - a) is a_b, of `c_d`.", "(1 - a) is `a_b`, of `c_d`."),
         ("a roll-back", "A roll-back."),
+        ("keeps min(a_b, 1), in x/y_*.z", "Keeps min(`a_b`, 1), in `x/y_*.z`."),
     ],
 )
 def test_a_comment_as_a_sentence(comment, text):
     assert sentence(comment) == text
+
+
+def test_every_room_of_the_api_has_its_modules_and_a_word():
+    rooms = {
+        path.name for path in (ROOT / "phenomjax").iterdir() if (path / "__init__.py").exists()
+    }
+    assert set(api.ROOMS) - {"loop"} <= rooms
+    told = re.search(r"Not here are the rooms .*?\)", api.index(), re.DOTALL)[0]
+    left_out = set(re.findall(r"`(\w+)`", told))
+    assert left_out == rooms - set(api.ROOMS)
+    assert all(api.what(room).endswith(".") and api.modules(room) for room in api.ROOMS)
+    assert "phenomjax.data.images.bank" in api.modules("data")
+    assert "::: phenomjax.sharding\n" in api.page("loop")
 
 
 def test_every_experiment_file_has_its_page():
