@@ -195,6 +195,9 @@ def test_every_command_shows_an_example_first_that_its_options_allow():
         assert shown[1].startswith(f"  python -m {name}"), (name, shown[1])
         named = {flag.replace("-", "_") for flag in offers.FLAG.findall(shown[1])}
         assert named <= flags, (name, named - flags)
+        for owner in getattr(sys.modules[node[0]], "Options", object).__mro__:
+            own = vars(owner).get("__annotations__", {})
+            assert set(vars(owner).get("GROUPS", ())) <= set(own), (name, owner)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ OptionsT = TypeVar("OptionsT", bound="TableOptions")
 class ReadOptions:
     """Which rows and features of which tables; `reading.read` reads them."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"block": "table", "dry_run": "", "batch": "column"}
+    GROUPS: ClassVar[dict[str, str]] = {"block": "table"}
 
     profiles: Tables
     """E.zarr, .parquet, .csv[.gz], .h5ad, an AnnData or SpatialData in Zarr, or DeepProfiler's
@@ -69,6 +69,8 @@ class ReadOptions:
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(ReadOptions, QualityOptions):
     """Of every command that measures profiles; `input.load` reads them."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"batch": "column"}
 
     aliases: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """current symbols of genes, for the profiles and for known pairs: HGNC's complete set, or a
