@@ -12,7 +12,6 @@ also `simulate --kind proteins --help`.
 
 import dataclasses
 import itertools
-import logging
 import re
 import time
 from collections.abc import Sequence
@@ -25,10 +24,11 @@ from phenomjax.data.images import opening
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.simulated.families import FamilyConfig, write_families
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.system import ending
+from phenomjax.system.errors import UserError
 from phenomjax.system.log import duration
+from phenomjax.system.mistakes import flag_names
 from phenomjax.system.options import run_command
-
-log = logging.getLogger("phenomjax")
 
 KINDS = {"cells": SimulationConfig, "proteins": FamilyConfig}
 GROUPS = {
@@ -83,7 +83,20 @@ def main(argv: Sequence[str]) -> int | None:
     named += [after for word, after in itertools.pairwise(words) if word == "--kind"]
     kind = named[-1] if named and named[-1] in KINDS else "cells"
     prog = "python -m phenomjax.prepare simulate"
+    _check_kind(words, kind)
     return run_command(options_of(kind), run, prog, __doc__ or "", words)
+
+
+def _check_kind(words: Sequence[str], kind: str) -> None:
+    """Raises UserError for a flag of another kind."""
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    own = flag_names(options_of(kind)).keys()
+    for other in KINDS:
+        strange = given & (flag_names(options_of(other)).keys() - own)
+        if strange:
+            raise UserError(
+                f"--{min(strange)} goes with --kind {other}, not with {kind}. Leave it out."
+            )
 
 
 def run(options: Any) -> int:
@@ -104,13 +117,7 @@ def run(options: Any) -> int:
             f"{len(screen)} images of {' x '.join(map(str, screen.shape[1:]))}, {screen.dtype},"
             f" {size:.0f} MB"
         )
-    log.info(
-        "%s: %s, in %s. Truth: %s/truth/*.parquet. Look at it: python -m phenomjax.prepare"
-        " inspect %s",
-        options.out,
-        what,
-        duration(time.monotonic() - start),
-        options.out,
-        options.out,
-    )
+    took = duration(time.monotonic() - start)
+    ending.wrote(options.out, f"{what}, in {took}. Truth: {options.out}/truth/*.parquet")
+    ending.then("look at it", "python -m phenomjax.prepare inspect {}", options.out)
     return 0

@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Container, Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -122,8 +122,9 @@ def shown(kind: type[Any]) -> type[Any]:
     move_shared(kind)
     parts: dict[str, list[Any]] = {"": []}
     titles, hints = groups(kind), get_type_hints(kind, include_extras=True)
+    names = list(titles)
     for field in dataclasses.fields(kind):
-        shown = _shown(field, hints[field.name], titles)
+        shown = _shown(field, hints[field.name], names)
         parts.setdefault(titles[field.name], []).append(shown)
     own = parts.pop("")
     join_lines(Screen)
@@ -143,7 +144,7 @@ def apart(parsed: Any) -> tuple[dict[str, Any], Screen]:
     return found, Screen(**{one.name: found.pop(one.name) for one in dataclasses.fields(Screen)})
 
 
-def _shown(field: dataclasses.Field[Any], hint: Any, flags: Container[str]) -> tuple[str, Any, Any]:
+def _shown(field: dataclasses.Field[Any], hint: Any, flags: Iterable[str]) -> tuple[str, Any, Any]:
     """A field as tyro gets it: with a word for its value, the settings that its help names in
     backquotes as flags, and no default that says nothing.
     """
@@ -180,13 +181,16 @@ def _value(hint: Any) -> str:
     return VALUES.get(bare, "")
 
 
-def with_flags(text: str, names: Container[str]) -> str:
+def with_flags(text: str, names: Mapping[str, Any] | Iterable[str]) -> str:
     """A text with its settings in backquotes as flags: "`crop_size` is 0" becomes "--crop_size is
     0".
+
+    Args:
+      text: any.
+      names: of the settings; or {setting: its flag, where that may have another name}.
     """
-    return re.sub(
-        r"`(\w+)`", lambda match: f"--{match[1]}" if match[1] in names else match[0], text
-    )
+    flags = names if isinstance(names, Mapping) else {name: name for name in names}
+    return re.sub(r"`(\w+)`", lambda one: f"--{flags[one[1]]}" if one[1] in flags else one[0], text)
 
 
 def move_shared(kind: type[Any]) -> None:

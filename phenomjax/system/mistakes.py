@@ -81,7 +81,7 @@ def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
     if of:  # its value says it better than its name
         near = f" Did you mean '--{of[0]} {value}'?"
     else:
-        close = difflib.get_close_matches(given, flags, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(given, flags, n=1, cutoff=0.65)
         near = f" Did you mean '--{close[0]}'?" if close else ""
         hints = get_type_hints(kind, include_extras=True).items()
         bare = [name for name, hint in hints if tyro.conf.Positional in _extras(hint)]

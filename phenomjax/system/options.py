@@ -25,7 +25,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 import tyro
 
@@ -179,8 +179,7 @@ def run_command(
         try:
             code = run(options)
         except UserError as error:
-            hints = get_type_hints(kind, include_extras=True)
-            flags = [name for name, hint in hints.items() if not _is_positional(hint)]
+            flags = {one.name: flag for flag, one in mistakes.flag_names(kind).items()}
             raise UserError(help_pages.with_flags(str(error), flags), error.exit_code) from error
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             place = error.filename2 or error.filename
@@ -190,10 +189,6 @@ def run_command(
             ) from error
         told.exit_code = code or EXIT_DONE
     return code
-
-
-def _is_positional(hint: Any) -> bool:
-    return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
 def run_chosen(

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 import phenomjax
-from phenomjax.system import help_pages, options
+from phenomjax.system import help_pages
 
 ROOT = Path(phenomjax.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])\b(?!\.)")
@@ -113,7 +115,7 @@ def _flags(kind: type) -> set[str]:
     """Names of the flags of a dataclass of options, those with other names and negations too."""
     found = {"help", *(field.name for field in dataclasses.fields(help_pages.Screen))}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        if options._is_positional(hint):
+        if tyro.conf.Positional in getattr(hint, "__metadata__", ()):
             continue
         found.add(name)
         bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
