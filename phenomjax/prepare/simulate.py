@@ -101,6 +101,22 @@ def _check_kind(words: Sequence[str], kind: str) -> None:
 
 def run(options: Any) -> int:
     """Writes the data; returns the exit code."""
+    try:
+        return _write(options)
+    except UserError as error:
+        if options.kind == "proteins":
+            raise
+        # settings of a configuration have the same names, without a dash
+        names = "|".join(field.name for field in dataclasses.fields(SimulationConfig))
+        told = re.sub(
+            rf"(?<![\w`])({names})(?!\w)",
+            lambda match: f"--{SHORT_FLAGS.get(match[1], match[1])}",
+            str(error),
+        )
+        raise UserError(told.removeprefix("Simulated screen: "), error.exit_code) from error
+
+
+def _write(options: Any) -> int:
     kind, start = KINDS[options.kind], time.monotonic()
     config = kind(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}

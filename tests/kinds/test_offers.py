@@ -47,6 +47,9 @@ SPARED = {
     # they read the maps alone that their own steps have just written, tables of ours
     *((f"phenomjax.maps.tables.{name}", "phenomjax.maps demo") for name in TABLES),
     *((f"phenomjax.maps.tables.{name}", "phenomjax.scaling recall") for name in TABLES),
+    # they give its flags themselves
+    ("phenomjax.prepare.simulate", "phenomjax.maps demo"),
+    ("phenomjax.prepare.simulate", "phenomjax.scaling recall"),
     # its study has one setting, and lies in a folder that it has just written to
     ("phenomjax.sweep.study", "phenomjax.scaling ladder"),
 }

@@ -181,7 +181,7 @@ class Screen:
             if not order:
                 raise UserError(
                     "Simulated screen: compounds need genes that have a phenotype; raise"
-                    " `num_complexes`, or lower `inactive_fraction`."
+                    " num_complexes, or lower inactive_fraction."
                 )
             name, target = f"CPD{index + 1:02d}", order[index % len(order)]
             ec50, slope = float(10 ** random.uniform(-1, 0.3)), float(random.uniform(1.0, 2.0))

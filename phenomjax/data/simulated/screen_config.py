@@ -119,24 +119,24 @@ class SimulationConfig:
             lowest = 1 if field.name in POSITIVE else 0
             if not lowest <= value < float("inf"):
                 raise UserError(
-                    f"Simulated screen: `{field.name}` must be at least {lowest}, not {value}."
+                    f"Simulated screen: {field.name} must be at least {lowest}, not {value}."
                 )
         if self.bit_depth not in (8, 16):
-            raise UserError(f"Simulated screen: `bit_depth` must be 8 or 16, not {self.bit_depth}.")
+            raise UserError(f"Simulated screen: bit_depth must be 8 or 16, not {self.bit_depth}.")
         if self.field_px < 32:
             raise UserError(
-                f"Simulated screen: `field_px` must be at least 32 pixels, not {self.field_px}."
+                f"Simulated screen: field_px must be at least 32 pixels, not {self.field_px}."
             )
         if self.cell_radius > self.field_px:
             raise UserError(
-                f"Simulated screen: cells of `cell_radius` {self.cell_radius} pixels are larger"
-                f" than a field of `field_px` {self.field_px}."
+                f"Simulated screen: cells of cell_radius {self.cell_radius} pixels are larger than"
+                f" a field of field_px {self.field_px}."
             )
         if self.num_compounds and not self.effect_size:
             raise UserError(
-                f"Simulated screen: `num_compounds` is {self.num_compounds}, each of which mimics a"
-                " knock-out, and with `effect_size` 0 none has a phenotype. Set `num_compounds` to"
-                " 0, or `effect_size` above 0."
+                f"Simulated screen: num_compounds is {self.num_compounds}, each of which mimics a"
+                " knock-out, and with effect_size 0 none has a phenotype. Set num_compounds to 0,"
+                " or effect_size above 0."
             )
         if self.wells_per_plate > 1536:
             raise UserError(
@@ -144,20 +144,20 @@ class SimulationConfig:
             )
         if self.num_arms > len(ARMS):
             raise UserError(
-                f"Simulated screen: there are {len(ARMS)} chromosome arms, `num_arms` is"
+                f"Simulated screen: there are {len(ARMS)} chromosome arms, num_arms is"
                 f" {self.num_arms}."
             )
         defects = [f"{name}_fraction" for name in DEFECTS]
         for name in (*SHARES, *defects):
             if getattr(self, name) > 1:
                 raise UserError(
-                    f"Simulated screen: `{name}` is a share from 0 to 1, not {getattr(self, name)}."
+                    f"Simulated screen: {name} is a share from 0 to 1, not {getattr(self, name)}."
                 )
         if self.first_plate % self.plates_per_experiment:
             whole = -(-self.first_plate // self.plates_per_experiment) * self.plates_per_experiment
             raise UserError(
-                f"Simulated screen: `first_plate` {self.first_plate} would begin in the middle of"
-                f" an experiment of `plates_per_experiment` {self.plates_per_experiment} plates; give"
+                f"Simulated screen: first_plate {self.first_plate} would begin in the middle of an"
+                f" experiment of plates_per_experiment {self.plates_per_experiment} plates; give"
                 f" {whole}."
             )
         if sum(self.defect_shares) > 1 + 1e-9:

@@ -134,7 +134,7 @@ def _check_folder(path: Path, config: SimulationConfig) -> bool:
             " folder, or remove it."
         )
     old, new = dataclasses.asdict(begun), dataclasses.asdict(config)
-    other = [f"`{name}` = {old[name]} (now {new[name]})" for name in new if old[name] != new[name]]
+    other = [f"{name} = {old[name]} (now {new[name]})" for name in new if old[name] != new[name]]
     if other:
         raise UserError(
             f"{path} holds a simulated screen of other settings: {', '.join(other)}. Use the same"
