@@ -35,6 +35,7 @@ from phenomjax.data.images.rows import Rows
 from phenomjax.data.zarr_files import NAME, UNFINISHED
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.units import Note
+from phenomjax.prepare import next_steps
 from phenomjax.prepare.images import command, earlier, findings, staleness
 from phenomjax.prepare.images import options as images_options
 from phenomjax.prepare.images.pixels import eight_bit
@@ -44,9 +45,9 @@ from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.inspect.sequences import is_token_bank
 from phenomjax.prepare.joining import images
 from phenomjax.prepare.opening import writing
-from phenomjax.system import files, locks
+from phenomjax.system import ending, files, locks
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.log import Progress
+from phenomjax.system.log import Progress, counted
 from phenomjax.system.processes import stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -104,7 +105,8 @@ def run(options: Options) -> int:
 def _append(bank: ImageBank, wanted: images_options.Options, fits: command.Fits) -> int:
     new, work = wanted.out, bank.path / APPENDING
     try:
-        code = command.run(wanted, fits)
+        with ending.told("prepare images", as_json=False):  # of a bank that is not the result
+            code = command.run(wanted, fits)
     except earlier.NothingNew as nothing:
         if nothing.exit_code == EXIT_FAILED:
             raise
@@ -136,7 +138,9 @@ def _append(bank: ImageBank, wanted: images_options.Options, fits: command.Fits)
         return EXIT_STOPPED
     longer = open_bank(bank.path)
     _close(longer, new)
-    log.info("appended %d images to %s: it has %d", len(added), bank.path, len(longer))
+    ending.wrote(bank.path, f"{counted(len(added), 'image')} more, {len(longer):,} in all")
+    ending.note(appended=len(added), images=len(longer))
+    next_steps.look(bank.path)
     log.info(
         "A run that began before and is started again needs what was there alone:"
         " --config.data.selection of `python -m phenomjax.prepare subset --bank %s --where 'row <"

@@ -15,8 +15,11 @@ from tyro.conf import Positional
 from phenomjax.data import store
 from phenomjax.data.images.archive import write_index
 from phenomjax.data.images.opening import open_banks
+from phenomjax.prepare import next_steps
 from phenomjax.prepare.opening import refuse_twice
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 
@@ -52,5 +55,7 @@ def run(options: Options) -> int:
         bank.check()
     write_index(banks, options.out)
     images = sum(map(len, banks))
-    log.info("index: %d banks, %s images: %s", len(banks), f"{images:,}", options.out)
+    ending.wrote(options.out, f"{counted(len(banks), 'bank')}, {counted(images, 'image')}")
+    ending.note(banks=len(banks), images=images)
+    next_steps.look(options.out)
     return EXIT_DONE

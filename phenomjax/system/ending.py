@@ -46,6 +46,11 @@ _now: ContextVar[Ending | None] = ContextVar("ending", default=None)
 def wrote(path: str | Path, what: str = "") -> None:
     """Tells of a file or folder that the command leaves: "wrote PATH: WHAT"."""
     log.info("wrote %s%s", path, f": {what}" if what else "")
+    note_written(path)
+
+
+def note_written(path: str | Path) -> None:
+    """Keeps a file or folder for scripts that was shown in another line."""
     if ending := _now.get():
         ending.written.append(str(path))
 

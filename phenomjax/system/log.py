@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 log = logging.getLogger("phenomjax")
@@ -72,28 +72,40 @@ class Progress:
         rate = (self.done - self.resumed) / seconds
         left = duration((self.total - self.done) / rate) if rate else "?"
         log.info(
-            "%s: %d/%d %s (%.0f %%), %.1f %s/s, ETA %s",
+            "%s: %s/%s %s (%.0f %%), %s %s/s, ETA %s",
             self.label,
-            self.done,
-            self.total,
+            f"{self.done:,}",
+            f"{self.total:,}",
             self.unit,
             100 * self.done / max(self.total, 1),
-            rate,
+            f"{rate:,.1f}" if rate < 1000 else f"{rate:,.0f}",
             self.unit,
             left,
         )
 
 
-def log_to_stderr(quiet: bool = False) -> None:
+class _Lines(logging.Formatter):
+    """The time of day and the message, as a door spells it."""
+
+    def __init__(self, spelt: Callable[[str], str]):
+        super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+        self.spelt = spelt
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.spelt(super().format(record))
+
+
+def log_to_stderr(quiet: bool = False, spelt: Callable[[str], str] = str) -> None:
     """Sends the program's log lines to stderr with the time of day; for front doors alone.
 
     Args:
       quiet: only warnings and errors.
+      spelt: makes flags of the settings that a line names.
     """
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     handler.addFilter(lambda record: record.name != "phenomjax.process")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Lines(spelt))
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False

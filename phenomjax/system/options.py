@@ -13,12 +13,13 @@ A class may look at the words before they are parsed, for mistakes that it can e
 A command that reads a configuration has a field `overrides`, hidden from its help: the words
 `--config.KEY=VALUE` of its command line go there as they are.
 
-Below the door nobody sees a dash: an error of a library names a setting in backquotes
+Below the door nobody sees a dash: an error or a log line of a library names a setting in backquotes
 (`crop_size`), and the door makes a flag of it.
 """
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import re
@@ -34,6 +35,7 @@ from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.user_files import expanded
 
+SUM = "_sha256"  # of a record: what is in the file that the setting before it names
 Options = TypeVar("Options")
 
 
@@ -143,12 +145,15 @@ def differences(
     a setting whose values say nothing.
     """
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    names = [name for name in names if name.removesuffix(SUM) not in {*names} - {name}]
     words = words or {}
-    return [
-        words.get(name)
-        or f"`{name}` was {_typed(before.get(name))}, is now {_typed(now.get(name))}"
-        for name in names
-    ]
+
+    def said(name: str) -> str:
+        if name.endswith(SUM):
+            return f"the content of `{name.removesuffix(SUM)}` is not what it was"
+        return f"`{name}` was {_typed(before.get(name))}, is now {_typed(now.get(name))}"
+
+    return [words.get(name) or said(name) for name in names]
 
 
 def _typed(value: Any) -> Any:
@@ -175,12 +180,13 @@ def run_command(
     words = sys.argv[1:] if argv is None else list(argv)
     with ending.told(prog.removeprefix("python -m "), "--json" in words) as told:
         options, screen = _parsed(kind, words, prog, page)
-        log_to_stderr(screen.quiet)
+        flags = {one.name: flag for flag, one in mistakes.flag_names(kind).items()}
+        spelt = functools.partial(help_pages.with_flags, names=flags)
+        log_to_stderr(screen.quiet, spelt)
         try:
             code = run(options)
         except UserError as error:
-            flags = {one.name: flag for flag, one in mistakes.flag_names(kind).items()}
-            raise UserError(help_pages.with_flags(str(error), flags), error.exit_code) from error
+            raise UserError(spelt(str(error)), error.exit_code) from error
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             place = error.filename2 or error.filename
             raise UserError(

@@ -42,8 +42,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from phenomjax import __version__
-from phenomjax.data import selections, store
+from phenomjax.data import selections
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.prepare import next_steps
 from phenomjax.prepare.curate import controls, metadata, report
 from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of, in_one_position
 from phenomjax.prepare.curate.options import EXPERIMENTS, REPORT, WELLS, Options
@@ -55,6 +56,7 @@ from phenomjax.prepare.opening import open_banks, writing
 from phenomjax.prepare.subsets import choosing
 from phenomjax.prepare.subsets import command as subset
 from phenomjax.statistics.consistency import Null
+from phenomjax.system import ending
 from phenomjax.system import options as system_options
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.processes import stop_on_signals
@@ -133,7 +135,7 @@ def run(options: Options) -> int:
     with writing(options.out):  # last: where it is, all is
         report.write(folder, options, verdicts, before, witnesses, said, told, looked)
         _write(options, banks, verdicts, kept, made | {"phenomjax": __version__})
-    code = _tell(verdicts, folder, options)
+    code = _tell(verdicts, folder, options, banks)
     if looked and looked.counts()["unreadable"]:
         code = EXIT_FAILED
     if options.subset is not None:
@@ -286,17 +288,14 @@ def _write(
     )
 
 
-def _tell(verdicts: Verdicts, folder: Path, options: Options) -> int:
+def _tell(verdicts: Verdicts, folder: Path, options: Options, banks: Sequence[ImageBank]) -> int:
     """What is kept, on the screen; 1 where that is no perturbation."""
     print(report.funnel(verdicts))
-    log.info("wrote %s and %s", options.out, folder)
+    ending.wrote(options.out, "what is kept")
+    ending.wrote(folder, "a reason for each image, and figures")
+    ending.note(gates=[gate._asdict() for gate in verdicts.gates])
     if verdicts.gates[-1].perturbations:
-        log.info(
-            'next: train on what is kept with --config.data.banks="(%s,)"'
-            " --config.data.selection=%s",
-            ", ".join(f"'{store.url(path)}'" for path in options.bank),
-            options.out,
-        )
+        next_steps.train(banks, options.out)
         return EXIT_DONE
     if not verdicts.gates[0].perturbations:
         log.error(

@@ -28,7 +28,7 @@ from phenomjax.data.images import bank, opening
 from phenomjax.engine import choose
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Executor
-from phenomjax.prepare import growing, publishing
+from phenomjax.prepare import growing, next_steps, publishing
 from phenomjax.prepare.images import (
     dry_run,
     earlier,
@@ -49,7 +49,9 @@ from phenomjax.prepare.images.planning import make
 from phenomjax.prepare.images.planning.axes import Wanted
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.images.sources import reading
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.log import counted
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -253,8 +255,10 @@ def _report_finished(out: Path) -> int:
     count, bad = len(opening.open_bank(out)), findings.reasons(out / findings.REJECTED).total()
     remarks = findings.reasons(out / findings.REMARKS)
     log.info("%s is finished already: %d images, %d rejected. Nothing to do.", out, count, bad)
+    ending.note_written(out)
+    ending.note(images=count, rejected=bad, remarks=remarks.total())
     if bad:
-        log.info("to add what was mended since: --not-in %s and another --out", out)
+        log.info("to add what was mended since: --not_in %s and another --out", out)
     if remarks:
         log.info("remarks: %s (%s)", findings.counted(remarks), out / findings.REMARKS)
     return EXIT_FAILED if bad or findings.CONSTANT_CHANNEL in remarks else EXIT_DONE
@@ -268,7 +272,8 @@ def _report(
     empty: list[Finding],
     again: str,
 ) -> int:
-    log.info("wrote %s: %d images", out, closed.count)
+    ending.wrote(out, counted(closed.count, "image"))
+    ending.note(images=closed.count, rejected=len(closed.rejected), remarks=len(closed.remarks))
     if closed.remarks:
         log.warning(
             "remarks: %s, all in %s%s",
@@ -296,6 +301,9 @@ def _report(
             if again
             else "run the same command again.",
         )
+    if again:  # a bank of its own
+        next_steps.look(out)
+        next_steps.train([opening.open_bank(out)])
     return EXIT_FAILED if rejected or empty else EXIT_DONE
 
 

@@ -25,11 +25,12 @@ from phenomjax.data.images.loading.reader import BadImageError, CropReader
 from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.shards import MISSING
+from phenomjax.prepare import next_steps
 from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.pixels import sameness
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.inspect import looks, sequences, source_files, suspicions
-from phenomjax.system import processes
+from phenomjax.system import ending, processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
 from phenomjax.system.files import save_figure
 from phenomjax.system.log import Progress
@@ -127,6 +128,8 @@ def _inspect(options: Options) -> int:
             looks.histogram_figure(bank, counts), folder / "histograms.png", dpi=looks.HISTOGRAM_DPI
         )
         print(f"figures: {folder}/contact_sheet.png, {folder}/histograms.png")
+        for name in ("contact_sheet.png", "histograms.png"):
+            ending.note_written(folder / name)
     for text in bank.remarks:
         print(f"remark: {text}")
     copies = suspicions.copies(bank)
@@ -135,6 +138,7 @@ def _inspect(options: Options) -> int:
         print(text)
     for index, detail in damaged[:20]:
         print(f"damaged: {suspicions.image_name(bank, index) if index >= 0 else ''}{detail}")
+    ending.note(images=len(bank), shape=bank.shape, channels=bank.channels, damaged=len(damaged))
     if damaged:
         more = f" ({len(damaged) - 20} more are not shown)" if len(damaged) > 20 else ""
         print(
@@ -156,6 +160,7 @@ def _inspect(options: Options) -> int:
             " made of, or prepare them again without, with --channels."
         )
         return EXIT_FAILED
+    next_steps.train([bank])
     return EXIT_DONE
 
 

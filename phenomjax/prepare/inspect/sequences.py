@@ -20,7 +20,8 @@ from phenomjax.data.sequences.bank import (
 )
 from phenomjax.data.sequences.vocabulary import SPECIALS, UNITS
 from phenomjax.data.zarr_files import UNFINISHED, opening
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, next_steps
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 
@@ -58,6 +59,7 @@ def inspect(path: Path, quick: bool) -> int:
             damaged = [str(error)]
     for name in damaged:
         print(f"damaged: {name}")
+    ending.note(sequences=len(bank), tokens=bank.tokens.size, damaged=len(damaged))
     if damaged:
         print(
             f"{len(damaged)} damaged files. Copy them again from where the bank came from, or"
@@ -69,6 +71,7 @@ def inspect(path: Path, quick: bool) -> int:
         if quick
         else "integrity: every checksum and offset is right"
     )
+    next_steps.train([bank])
     return EXIT_DONE
 
 
@@ -214,11 +217,11 @@ def _first_records(bank: TokenBank) -> str:
         rows = rows.to_pylist() if rows else []
     lines = []
     for index, row in enumerate(rows):
-        ids = bank.sequence(index)
+        ids, source = bank.sequence(index), row["source"] + ", " * bool(row["source"])
         text = bank.vocabulary.decode(ids[: SHOWN_TOKENS + 1])
         more = "..." if len(ids) > SHOWN_TOKENS + 2 else ""
         lines.append(
-            f"record {index}:          {row['id']} ({row['source']}, length {row['length']:,})"
+            f"record {index}:          {row['id']} ({source}length {row['length']:,})"
             f" {row['description'][:80]}"
         )
         lines.append(f"                   {text!r}{more}")

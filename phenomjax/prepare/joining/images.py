@@ -30,11 +30,11 @@ from phenomjax.data.zarr_files import NAME, Attributes
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, next_steps
 from phenomjax.prepare.opening import writing
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.log import Progress
+from phenomjax.system.log import Progress, counted
 from phenomjax.system.processes import stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -146,7 +146,9 @@ def join(
         image_bank.write_metadata(out, metadata(banks, rows))
         os.replace(work, out / work_folder.DONE)
     work_folder.tidy(out)
-    log.info("wrote %s: %d images", out, count)
+    ending.wrote(out, counted(count, "image"))
+    ending.note(images=count)
+    next_steps.look(out)
     return EXIT_DONE
 
 

@@ -26,11 +26,11 @@ from phenomjax.data.sequences.flat_array import FlatWriter, write_flat_descripti
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, next_steps
 from phenomjax.prepare.opening import writing
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.log import Progress
+from phenomjax.system.log import Progress, counted
 from phenomjax.system.processes import stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -125,7 +125,9 @@ def join(
         token_bank.write_description(out, first.vocabulary, first.boundary, spans, made, checksums)
         os.replace(work, out / work_folder.DONE)
     work_folder.tidy(out)
-    log.info("wrote %s: %d sequences, %d tokens", out, ends[-1], size)
+    ending.wrote(out, f"{counted(ends[-1], 'sequence')}, {counted(size, 'token')}")
+    ending.note(sequences=ends[-1], tokens=size)
+    next_steps.look(out)
     return EXIT_DONE
 
 

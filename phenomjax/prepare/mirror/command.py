@@ -25,6 +25,7 @@ from phenomjax.engine import choose
 from phenomjax.engine.options import EngineOptions
 from phenomjax.prepare.mirror import checks, dry_run, job, rate
 from phenomjax.prepare.mirror.copying import Ends
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import counted, duration
 from phenomjax.system.options import unrecorded
@@ -145,7 +146,8 @@ def report(ends: Ends, done: job.Outcome) -> int:
         done.copied_bytes / done.seconds / 1e6,
         done.whole,
     )
-    log.info("wrote %s: key, bytes, sha256 and state of each object", done.manifest)
+    ending.wrote(done.manifest, "key, bytes, sha256 and state of each object")
+    ending.note(objects=done.objects, bytes=done.bytes, copied=done.copied, states=done.states)
     if not done.states:
         return EXIT_DONE
     total = sum(done.states.values())

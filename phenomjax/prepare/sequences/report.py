@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.sequences.vocabulary import UNITS
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, next_steps
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import counted
 
@@ -60,14 +61,12 @@ def made(out: Path) -> int:
     log.info("%s", describe_counts(counts))
     unit = UNITS[bank.vocabulary.name]
     spans = ", ".join(f"{name} {last - first:,}" for name, (first, last) in bank.splits.items())
-    log.info(
-        "wrote %s: %s (%s), %d %s and boundary tokens",
+    ending.wrote(
         out,
-        counted(len(bank), "sequence"),
-        spans,
-        bank.tokens.size,
-        unit,
+        f"{counted(len(bank), 'sequence')} ({spans}), {bank.tokens.size:,} {unit} and boundary"
+        " tokens",
     )
+    ending.note(sequences=len(bank), tokens=bank.tokens.size, counts=counts)
     if counts.get("as_x"):
         log.info(
             "%s residues are X: X in the files, or J, or with --rare x also U, Z, O and B",
@@ -89,15 +88,16 @@ def made(out: Path) -> int:
             out / "in_no_cluster.parquet",
         )
     rejected = out / "rejected.parquet"
-    if not rejected.is_file():
-        return EXIT_DONE
-    log.error(
-        "%d rejected, the other records are in the bank. All are listed in %s:%s",
-        counts["rejected"],
-        rejected,
-        _first(rejected),
-    )
-    return EXIT_FAILED
+    if rejected.is_file():
+        log.error(
+            "%d rejected, the other records are in the bank. All are listed in %s:%s",
+            counts["rejected"],
+            rejected,
+            _first(rejected),
+        )
+    next_steps.look(out)
+    next_steps.train([bank])
+    return EXIT_FAILED if rejected.is_file() else EXIT_DONE
 
 
 def _first(rejected: Path) -> str:

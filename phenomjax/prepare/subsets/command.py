@@ -37,12 +37,12 @@ from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare import growing, publishing
+from phenomjax.prepare import growing, next_steps, publishing
 from phenomjax.prepare.joining import duplicates, images, tokens
 from phenomjax.prepare.opening import open_banks, writing
 from phenomjax.prepare.subsets import choosing
 from phenomjax.prepare.subsets.choosing import Choice, Wanted
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, check_folder_of
 from phenomjax.system.options import unrecorded
 
@@ -107,12 +107,9 @@ def run(options: Options) -> int:
     )
     with writing(options.out):
         selections.write(options.out, kind, list(zip(banks, choice.rows, strict=True)), names, made)
-    log.info(
-        'wrote %s. Train on it with --config.data.banks="(%s,)" --config.data.selection=%s',
-        options.out,
-        ", ".join(f"'{path}'" for path in options.bank),
-        options.out,
-    )
+    ending.wrote(options.out, told)
+    ending.note(chosen={what: some for what, (some, _) in choice.counts.items()})
+    next_steps.train(banks, options.out)
     return _report_missed(options, choice)
 
 
