@@ -335,7 +335,7 @@ def test_values_of_the_command_line_are_a_grid_that_runs_to_its_end(tmp_path, mo
 
 
 def test_a_mistyped_option(tmp_path):
-    with pytest.raises(UserError, match=r"no flag --trails. Did you mean --trials"):
+    with pytest.raises(UserError, match=r"no flag --trails. Did you mean '--trials'"):
         sweep(TOY, "--trails=3", tmp_path=tmp_path)
     with pytest.raises(UserError, match=r"no flag --dropout\..* Keys .* as --config.KEY=VALUE"):
         sweep(TOY, "--dropout=0.1", tmp_path=tmp_path)

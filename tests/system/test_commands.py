@@ -49,7 +49,7 @@ def test_all_spellings_and_records(capsys):
     before, now = options.recorded(parsed), options.recorded(Options((Path("a"),), 4))
     assert options.differences(before, now) == ["`source` was a b, is now a"]
     for mistyped in (["--crop_sice", "4"], ["--crop_sice=4"]):
-        with pytest.raises(UserError, match=r"no flag --crop_sice. Did you mean --crop_size"):
+        with pytest.raises(UserError, match=r"no flag --crop_sice. Did you mean '--crop_size'"):
             options.parse(Options, ["--source", "a", *mistyped], "p", "page")
     texts = ["--source=-a", "--source", "-a b=3"]  # values though they begin with a dash
     assert options.parse(Options, texts[:1], "p", "").source == (Path("-a"),)
@@ -304,7 +304,7 @@ class Mistaken:
         ("b --out o --seeds 1.5", "--seeds is '1.5'; it must be a whole number."),
         ("b --out o --share=half", "--share is 'half'; it must be a number."),
         ("b --out o --share", "--share has no value behind it."),
-        ("b --out o --shar 1", "There is no flag --shar. Did you mean --share?"),
+        ("b --out o --shar 1", "There is no flag --shar. Did you mean '--share'?"),
         ("b --out a b", "'b' is one word too many: put a name with spaces into quotes."),
         ("b", "--out is missing."),
         ("b o", "'o' stands without its flag. Did you mean '--out o'?"),
