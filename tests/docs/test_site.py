@@ -19,9 +19,13 @@ from tests.lab.browser import (  # noqa: F401
 SITE = ROOT / ".cache/site"
 PAGES = [  # one of each kind
     "index",
+    "gallery",
     "benchmarks/index",
-    "benchmarks/training",
-    "reference/configuration",
+    "concepts/house",
+    "how-to/microscopes",
+    "reference/commands/maps",
+    "reference/errors/data",
+    "tutorials/protein_lm",
 ]
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +46,11 @@ def test_no_page_overflows_or_is_faint(open_page, name):  # noqa: F811
 
 @pytest.mark.parametrize(
     ("words", "page"),
-    [("mask_ratio", "reference/configuration.html")],
+    [
+        ("mask_ratio", "reference/configuration.html"),
+        ("the seed is it must be 0 or more", "reference/errors/every-command.html"),
+        ("images_per_shard", "reference/commands/prepare.html"),
+    ],
 )
 def test_search_finds(open_page, words, page):  # noqa: F811
     tab = open_page(SITE / "index.html")
@@ -52,5 +60,6 @@ def test_search_finds(open_page, words, page):  # noqa: F811
             tab.reload()
             tab.click("label[for=__search] >> visible=true")
         tab.click(".md-search__input")
-        tab.keyboard.type(words)
+        tab.fill(".md-search__input", words[:-1])
+        tab.keyboard.type(words[-1])  # each key searches anew
         tab.wait_for_selector(f".md-search-result__link[href*='{page}'] >> visible=true")
