@@ -1,6 +1,6 @@
 """Makes the pictures of docs/gallery.md anew, by the commands that stand beside them.
 
-    python -m docs.generate.gallery                  # all: about 20 minutes on two cores
+    python -m docs.generate.gallery                  # all: about half an hour on two cores
     python -m docs.generate.gallery --only scan      # the sections whose heading has this word
 
 Reads the page from top to bottom: its ```sh blocks are run at the root of the repository, and a
