@@ -4,10 +4,12 @@ phenomjax COMMAND …`.
 Nothing is imported but the command that is asked for; each is also `python -m phenomjax.MODULE`.
 """
 
+import importlib
 import os
 import platform
 import runpy
 import sys
+from collections.abc import Container
 
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
 
@@ -47,6 +49,7 @@ the shell. All commands take --quiet and --json; colours are shown on a terminal
 where NO_COLOR is set."""
 SHOWN = ("jax", "jaxlib", "flax", "numpy", "zarr")  # their versions decide numbers and files
 SYNONYMS = {"train": "main"}
+HOMES = ("prepare", "scaling", "maps")  # that have commands of their own
 
 
 def main() -> int:
@@ -72,13 +75,21 @@ def main() -> int:
         return EXIT_DONE
     name = SYNONYMS.get(name, name)
     if name not in COMMANDS:
-        raise UserError(
-            f"phenomjax has no command '{name}'.{did_you_mean(name, [*COMMANDS, *SYNONYMS])}"
-            f" It has {', '.join(COMMANDS)}."
-        )
+        homes = [home for home in HOMES if name in commands_of(home)]
+        near = did_you_mean(name, [*COMMANDS, *SYNONYMS])
+        if homes:
+            near = (
+                " Did you mean " + " or ".join(f"'phenomjax {home} {name}'" for home in homes) + "?"
+            )
+        raise UserError(f"phenomjax has no command '{name}'.{near} It has {', '.join(COMMANDS)}.")
     sys.argv[:2] = [f"phenomjax {name}"]
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     return EXIT_DONE
+
+
+def commands_of(home: str) -> Container[str]:
+    """Names of the commands of a command."""
+    return importlib.import_module(f"{COMMANDS[home][0]}.__main__").COMMANDS
 
 
 def versions() -> list[str]:

@@ -355,6 +355,9 @@ def test_version_and_completion(capsys, monkeypatch, tmp_path):
     for shell in ("zsh", "fish"):
         monkeypatch.setattr(sys, "argv", ["phenomjax", f"--print-completion={shell}"])
         assert commands.main() == 0 and "unexpressed" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["phenomjax", "align"])
+    with pytest.raises(UserError, match=r"no command 'align'. Did you mean 'phenomjax maps align'"):
+        commands.main()
     monkeypatch.setattr(sys, "argv", ["phenomjax", "--print-completion", "tcsh"])
     with pytest.raises(UserError, match=r"no completion for 'tcsh'.* bash, zsh, fish"):
         commands.main()
