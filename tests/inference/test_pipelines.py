@@ -60,11 +60,6 @@ def test_snakemake_lints_plans_and_embeds(folder):
     assert not re.search(r"embed +1\n", said)  # what is there is not made again
 
 
-def test_snakemake_names_what_is_missing(folder):
-    ended = snakemake(folder, "-n", "--config", "checkpoint=run", "banks=none")
-    assert ended.returncode == 1 and "no bank NAME.zarr in none" in ended.stdout + ended.stderr
-
-
 def test_nextflow_file_is_of_the_language_and_its_commands_are_ours(folder):
     text = NEXTFLOW.read_text()
     scripts = re.findall(r'script:\n    """\n(.*?)\n    """', text, re.DOTALL)
