@@ -26,15 +26,17 @@ are the same for all, and the [errors](errors.md) have an index.
 
 Every command also takes `--quiet`, which shows warnings, errors and results alone, and `--json`,
 which ends with one JSON object on stdout (`exit_code`, `written`, `next`, an error, numbers) and
-sends all else to stderr. `main`, `preflight` and what starts runs take any key of the
-[configuration](configuration.md) as `--config.KEY=VALUE`.
+sends all else to stderr. `phenomjax --version` tells versions; `phenomjax --print-completion bash`
+(or `zsh`, `fish`) prints what completes commands and flags in the shell. `main`, `preflight` and
+what starts runs take any key of the [configuration](configuration.md) as `--config.KEY=VALUE`.
 
 | command | what it does |
 | --- | --- |
 """
-# commands that are not in the list that `phenomjax --help` shows
+# flags that are said once, above
 EVERY = {"--help", *(f"--{field.name}" for field in dataclasses.fields(help_pages.Screen))}
 WORDS = {"perturbations": "which perturbations weakly supervised models of images tell apart"}
+# commands that are not in the list that `phenomjax --help` shows
 MORE = {
     "probes.biotrainer": ("phenomjax.probes.biotrainer", "vectors for biotrainer's evaluations"),
 }
@@ -175,7 +177,7 @@ def page(name: str) -> str:
             if kind:
                 lines.append(f"### `--kind {kind}`\n")
             for group, within in itertools.groupby(flags, key=lambda flag: flag.group):
-                lines += [f"**{group}**\n"] if group else []
+                lines += [f"**{group.removesuffix(' options').capitalize()}**\n"] if group else []
                 lines += ["| flag | what it is |", "| --- | --- |", *map(_row, within), ""]
     return "\n".join(lines)
 
