@@ -323,7 +323,8 @@ def beside(path: str | Path) -> str:
     folder = next((one for one in above if is_dir(one)), path.parent)
     broken, *rest = path.relative_to(folder).parts
     # without the suffix, which would make all files of a kind alike
-    stems = {name: name.partition(".")[0].lower() for name in names(folder)}
+    there = [name for name in names(folder) if not name.startswith(".")]
+    stems = {name: name.partition(".")[0].lower() for name in there}
     stem = broken.partition(".")[0].lower()
     if near := difflib.get_close_matches(stem, set(stems.values()), n=1, cutoff=0.6):
         alike = [name for name, one in stems.items() if one == near[0]]
@@ -331,7 +332,7 @@ def beside(path: str | Path) -> str:
         whole = close.joinpath(*rest)
         return f" Did you mean {url(whole if is_dir(whole) or is_file(whole) else close)}?"
     where = f"this folder, {Path.cwd()}" if folder == Path() else url(folder)
-    return f" In {where}: {listing(folder)}."
+    return f" In {where}: {first_of(there) or 'nothing'}."
 
 
 def write_bytes(path: str | Path, content: bytes, *, create: bool = False) -> bool:

@@ -235,6 +235,7 @@ def test_what_is_beside_a_path_that_leads_to_nothing(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(parents=True)
     for name in ("screen.zarr", "dna.fasta", "map.html", "map.parquet"):
         (tmp_path / name).touch()
+    (tmp_path / ".hidden").touch()
     monkeypatch.chdir(tmp_path)
     for path, said in (
         ("runs/ma", " Did you mean runs/mae?"),

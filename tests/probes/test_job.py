@@ -217,7 +217,7 @@ def test_a_mistake_costs_one_task(suite, runs, tmp_path, capsys):
         run(suite, tmp_path / "none", runs[0], options=("--tasks", "strcture"))
     with pytest.raises(
         UserError,
-        match=r"The data folder of the suite, nowhere, does not exist .* Say with --data where",
+        match=r"The data folder of the suite, nowhere, does not exist\. In .* Say with --data",
     ):
         run(suite, tmp_path / "none", runs[0], options=("--data", "nowhere"))
     with pytest.raises(UserError, match=r"--out .* is a file"):
