@@ -45,7 +45,7 @@ from phenomjax.preflight.exchange import Exchange
 from phenomjax.preflight.results import table
 from phenomjax.preflight.runner import Preflight
 from phenomjax.preflight.stand import Bench
-from phenomjax.system import errors, files
+from phenomjax.system import ending, errors, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
 from phenomjax.system.user_files import expanded
 
@@ -93,6 +93,7 @@ def run(
         print("\n" + text, flush=True)
         try:
             files.write_text(workdir / FILE, text)
+            ending.wrote(workdir / FILE, "this table")
         except OSError as error:
             log.error("%s cannot be written: %s", workdir / FILE, error)
     code = EXIT_DONE if preflight.passed else EXIT_FAILED

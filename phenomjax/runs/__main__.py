@@ -29,7 +29,7 @@ import tyro
 
 from phenomjax.runs.page import page
 from phenomjax.runs.reading import Run, find
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -66,7 +66,12 @@ def run(options: Options) -> int:
     for first, *others in [header, *texts]:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         print("  ".join([first.ljust(widths[0]), *cells]))
-    if options.html:
+    ending.note(runs=[dict(zip(header, row, strict=True)) for row in rows])
+    if not options.html:
+        folders = " ".join("{}" for _ in options.folders)
+        command = f"python -m phenomjax.runs {folders} --html runs.html"
+        ending.then("see their curves", command, *options.folders)
+    else:
         by_name = {run.name: run for run in runs}
         text = page(header, texts, [by_name[row[0]] for row in texts])
         _write_page(Path(options.html), text)
@@ -79,7 +84,7 @@ def _write_page(path: Path, text: str) -> None:
     else:
         try:
             files.write_text(path, text)
-            log.info("wrote %s", path)
+            ending.wrote(path, "open it in a browser")
             return
         except OSError as error:
             reason = error.strerror or str(error)

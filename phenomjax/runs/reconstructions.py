@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.figures.reconstructions import compare
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.errors import UserError, exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -138,7 +138,7 @@ def run(options: Options) -> None:
         names=options.names,
     )
     files.save_figure(figure, options.out)
-    log.info("wrote %s", options.out)
+    ending.wrote(options.out)
 
 
 def main() -> int | None:

@@ -30,6 +30,7 @@ import tyro
 from phenomjax.maps.demo.command import SCREEN, run_step
 from phenomjax.maps.tables.reading import read
 from phenomjax.scaling.observations import workdirs
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import read_json, write_text
 
@@ -99,11 +100,9 @@ def run(options: Options) -> int:
     table = _table(options, names, measured)
     write_text(options.out / TABLE, table.to_csv(index=False))
     log.info("\n%s\n", _told(table))
-    log.info(
-        "wrote %s; drawn by: python -m phenomjax.scaling figure --recall %s --out pictures/",
-        options.out / TABLE,
-        options.out,
-    )
+    ending.wrote(options.out / TABLE)
+    command = "python -m phenomjax.scaling figure --recall {} --out pictures/"
+    ending.then("draw it", command, options.out)
     return EXIT_DONE
 
 

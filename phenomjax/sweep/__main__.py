@@ -31,6 +31,7 @@ from phenomjax.config.experiment import read_config
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
 from phenomjax.sweep.optional import with_optuna
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -122,6 +123,7 @@ def run(options: Options) -> int:
         opened, options.launcher, options.workers, options.gpus_per_worker, options.sbatch
     )
     print(report(opened), flush=True)
+    ending.note_written(options.study)
     if code != EXIT_DONE:
         return code
     if not opened.done():

@@ -17,6 +17,7 @@ from phenomjax.checkpoints.checkpointer import Checkpointer
 from phenomjax.models import parameter_names
 from phenomjax.state import TrainState
 from phenomjax.step import StepMetrics
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED
 from phenomjax.system.log import duration
 from phenomjax.system.versions import versions
@@ -150,12 +151,11 @@ def last_lines(
         log.info("stopped early at step %d of %d: %s", step, run.config.num_steps, early)
     how, best = "stopped" if stopped else "done", checkpoints.best_step()
     log.info("%s at step %d after %s", how, step, duration(time.monotonic() - run.began))
-    log.info(
-        "wrote %s: checkpoints of steps %s%s, metrics.jsonl, config.json, figures",
-        run.workdir,
-        checkpoints.steps(),
-        "" if best is None else f" (best {run.config.checkpoint.best_metric}: {best})",
-    )
+    named = "" if best is None else f" (best {run.config.checkpoint.best_metric}: {best})"
+    steps = ", ".join(map(str, checkpoints.steps()))
+    left = f"checkpoints of steps {steps}{named}, metrics.jsonl, config.json, figures"
+    ending.wrote(run.workdir, left)
+    ending.note(step=step, num_steps=run.config.num_steps, best_step=best, stopped=stopped)
     starts = len(run.goodput.earlier) + 1
     log.info("goodput: %s", describe(run.goodput.write(step), starts))
     own.info("%s at step %d", how, step)
@@ -163,5 +163,6 @@ def last_lines(
         log.info("run the same command again to continue at step %d", step)
         return EXIT_STOPPED
     command = run.task.next_command.format(workdir=run.workdir)
-    log.info("next: look at %s, or run `%s`", run.workdir / "figures", command)
+    log.info("look at %s", run.workdir / "figures")
+    ending.then("use it", command.replace("{", "{{").replace("}", "}}"))
     return EXIT_DONE

@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 
 from phenomjax.checkpoints import seal
-from phenomjax.system import owners
+from phenomjax.system import ending, owners
 from phenomjax.system.errors import EXIT_DONE, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -36,6 +36,10 @@ def run(options: Options) -> int:
     Raises:
       UserError: one is no folder, has digests, or is of a run that is going on.
     """
+    if not options.checkpoints:
+        raise UserError(
+            f"No checkpoint is named: {PROGRAM} WORKDIR/checkpoints/STEP (--help says more)."
+        )
     for folder in options.checkpoints:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder. Give a WORKDIR/checkpoints/STEP.")
@@ -55,9 +59,7 @@ def run(options: Options) -> int:
                 f"{folder} is of {owner}, which is going on: it seals its checkpoints itself."
             )
         seal.write_share(folder)
-        print(f"sealed {folder}")
-    if not options.checkpoints:
-        print(f"{__doc__}\n{PROGRAM} WORKDIR/checkpoints/STEP …")
+        ending.wrote(folder, "SHA-256 of each of its files")
     return EXIT_DONE
 
 

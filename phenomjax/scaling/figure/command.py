@@ -23,6 +23,7 @@ import tyro
 from phenomjax.scaling.figure import article, drawing, known
 from phenomjax.scaling.figure.drawing import Forecast
 from phenomjax.scaling.fit import law
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure
 
@@ -81,7 +82,7 @@ def run(options: Options) -> int:
         pictures["recall"] = article.against_flops(recalled, fit, title=options.title)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
-        log.info("wrote %s", save_figure(figure, options.out / f"{name}.{options.format}"))
+        ending.wrote(save_figure(figure, options.out / f"{name}.{options.format}"))
     return EXIT_DONE
 
 

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from phenomjax.scaling import observations
 from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, repeated
 from phenomjax.scaling.fit.law import STABLE, Fit
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError, first_of
 
 
@@ -91,6 +92,10 @@ def run(options: Options) -> None:
     parts = [described(fit), repeated.described(fit), leave_out.described(left_out)]
     parts.append(downstream.described(links, list(runs.metrics)))
     print("\n".join([*filter(None, parts), comparisons.described(others)]))
+    ending.wrote(options.out)
+    ending.then(
+        "draw it", "python -m phenomjax.scaling figure --fit {} --out pictures/", options.out
+    )
 
 
 def _check(options: Options) -> None:

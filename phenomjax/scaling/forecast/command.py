@@ -43,6 +43,7 @@ from phenomjax.scaling.forecast import ending, expense, record, sizes, telling
 from phenomjax.scaling.forecast.curves import course, schedule_of
 from phenomjax.scaling.forecast.record import Forecast
 from phenomjax.scaling.observations import workdirs
+from phenomjax.system import ending as last_words
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from phenomjax.training.size import Size
@@ -261,6 +262,7 @@ def of_config(options: Options, fit: Fit) -> None:
     except UserError as error:  # the loss is forecast all the same
         best = str(error)
     path = forecast.write(out)
+    last_words.note_written(path)
     print(telling.told(forecast, fit, size, best, leave_out_of(options.fit)))
     given = shlex.join([options.config, *options.overrides])
     print(
