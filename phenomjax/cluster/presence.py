@@ -17,6 +17,7 @@ from typing import TypedDict
 import jax
 
 from phenomjax.cluster import messages
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STUCK, UserError
 from phenomjax.system.log import dump_stacks, leave_files
 
@@ -95,6 +96,7 @@ def leave(code: int, text: str, quiet: bool = False) -> None:
         time.sleep(2 * messages.period() + 0.2)
     if first:
         print("\n" + text, file=sys.stderr)
+        ending.leave(code, " ".join(text.removeprefix("error: ").split()))
     sys.stderr.flush()
     sys.stdout.flush()
     _end(code)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from phenomjax.system.errors import EXIT_DONE, UserError
 
@@ -30,6 +30,8 @@ class Ending:
       next: commands.
       facts: {name: number, text, list or mapping}.
       inner: a command that another one runs; what can be done next is for the outer one to say.
+      command: its name in the object.
+      out: where that is printed; None: nowhere.
     """
 
     exit_code: int = EXIT_DONE
@@ -37,6 +39,16 @@ class Ending:
     next: list[str] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     inner: bool = False
+    command: str = ""
+    out: TextIO | None = None
+
+    def tell(self, error: str) -> None:
+        """Prints the object, with an error if there was one."""
+        if self.out is None or _silent.is_set():
+            return
+        record = {name: getattr(self, name) for name in ("command", "exit_code", "written", "next")}
+        record |= self.facts | ({"error": error} if error else {})
+        print(json.dumps(_plain(record), indent=2, allow_nan=False), file=self.out, flush=True)
 
 
 _silent = threading.Event()
@@ -91,8 +103,9 @@ def told(command: str, as_json: bool) -> Iterator[Ending]:
       as_json: print one object on stdout at the end, an error's too; other lines of stdout go to
         stderr meanwhile.
     """
-    ending, error = Ending(inner=_now.get() is not None), None
-    token, stdout = _now.set(ending), sys.stdout
+    ending, error = Ending(inner=_now.get() is not None, command=command), ""
+    ending.out = sys.stdout if as_json else None
+    token = _now.set(ending)
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             yield ending
@@ -105,17 +118,21 @@ def told(command: str, as_json: bool) -> Iterator[Ending]:
         raise
     finally:
         _now.reset(token)
-        if as_json and not _silent.is_set() and _ended(error):
-            record = {"command": command} | dataclasses.asdict(ending)
-            record.pop("inner")
-            record |= record.pop("facts") | ({"error": error} if error else {})
-            print(json.dumps(_plain(record), indent=2, allow_nan=False), file=stdout, flush=True)
+        if _ended(error):
+            ending.tell(error)
 
 
-def _ended(error: str | None) -> bool:
+def leave(exit_code: int, error: str) -> None:
+    """Tells the end of a process that leaves at once (`os._exit`)."""
+    if ending := _now.get():
+        ending.exit_code = exit_code
+        ending.tell(error)
+
+
+def _ended(error: str) -> bool:
     """Whether the command came to an end of its own: a traceback is no result."""
     raised = sys.exc_info()[1]
-    return raised is None or error is not None or isinstance(raised, SystemExit)
+    return raised is None or bool(error) or isinstance(raised, SystemExit)
 
 
 def _plain(value: Any) -> Any:

@@ -274,6 +274,10 @@ def test_the_end_as_lines_and_as_one_object(capsys, monkeypatch):
     assert "wrote out dir/x.zarr" in err and "next" not in err
     failed = json.loads(end("--json", "--crop_size", "13").out)
     assert failed["error"] == "--crop_size is 13" and failed["exit_code"] == 1
+    with ending.told("p", as_json=True):
+        ending.leave(2, "gone")  # as a process does whose others wait
+        assert json.loads(capsys.readouterr().out)["error"] == "gone"
+    capsys.readouterr()
     mistyped = json.loads(end("--json", "--crop_size", "x").out)
     assert mistyped["exit_code"] == 2 and "--crop_size is 'x'" in mistyped["error"]
 
