@@ -624,7 +624,11 @@ def test_mistakes_are_named(screen, tmp_path):
     other.to_parquet(tmp_path / "other.parquet")
     screen["wells"].assign(Metadata_control_type=None).to_parquet(tmp_path / "bare.parquet")
     for flag, value, error in (
-        ("--activity", "nowhere.parquet", "there is no such file. Give the filter.parquet"),
+        (
+            "--activity",
+            tmp_path / "non_q.parquet",
+            f"Did you mean {tmp_path}/no_q.parquet? Give the",
+        ),
         ("--activity", tmp_path / "no_q.parquet", "but none of perturbation with activity_q"),
         ("--activity", tmp_path / "other.csv", "scores X, …, none of which is in the map"),
         ("--relationships", tmp_path / "pairs.csv", "none of the pairs of pairs has both partners"),

@@ -482,7 +482,7 @@ def test_a_second_column_is_left_out_by_ignore(tmp_path):
 def test_errors_of_metadata(tmp_path, text, rename, message):
     with pytest.raises(UserError, match=message):
         joiner(tmp_path, text, rename)
-    with pytest.raises(UserError, match=r"no metadata table at .*n.csv. Did you mean 'm.csv'"):
+    with pytest.raises(UserError, match=r"no metadata table at .*n.csv. In .*: m.csv"):
         metadata.Joiner(tmp_path / "n.csv", {})
 
 
