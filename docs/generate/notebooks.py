@@ -86,6 +86,7 @@ def page(
                 parts.append("*(Here the notebook shows the page that it has made.)*")
             else:
                 table = re.sub(r"<style.*?</style>", "", content, flags=re.DOTALL)
+                table = re.sub(r"<table[^>]*>", "<table>", table)  # the site scrolls such a one
                 parts.append("\n".join(line.strip() for line in table.strip().splitlines()))
     title, _, rest = parts[0].partition("\n")
     about = (
