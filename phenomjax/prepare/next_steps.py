@@ -13,7 +13,7 @@ CONFIGS = {  # small models
     "images": "configs/mae.py:S/16",
     "protein": "configs/prot_txl.py:small",
     "smiles": "configs/smiles_txl.py:small",
-    "code": "configs/code_txl.py:small",
+    "bytes": "configs/code_txl.py:small",
 }
 
 

@@ -57,7 +57,7 @@ def test_a_whole_bank(bank, capsys, quick):
         "min 2, 25 % 2, median 4, 75 % 8, 95 % 100, max 100, mean 28.5",
         "composition:       W 87.72%, M 5.26%, ",
         "special tokens:    <eos> 4",
-        "record 0:          a (, length 8)",
+        "record 0:          a (length 8)",
         "'MKVLMKVL'\n",
         f"'{'W' * 61}'...",
         "not checked (--quick)" if quick else "every checksum and offset is right",
