@@ -79,7 +79,9 @@ def split_rows(
         listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
         raise UserError(
             f"data.val_groups names {name!r}, but no bank has a {split_by} of that name"
-            f".{did_you_mean(name, known)} There are: {listed}."
+            f".{did_you_mean(name, known)} There are: {listed}. Hold out one of them,"
+            f' --config.data.val_groups="{(known[0],)}", or a share of all:'
+            ' --config.data.val_groups="()" --config.data.val_fraction=0.25.'
         )
     rows = []
     for bank, (runs, stops) in zip(banks, groups, strict=True):
