@@ -110,10 +110,11 @@ def num_visible(tokens: int, mask_ratio: float) -> int:
     """
     visible = int(tokens * (1.0 - mask_ratio))
     if not 0 < visible < tokens:
+        fitting = [one for one in (0.75, 0.5) if 0 < int(tokens * (1.0 - one)) < tokens]
+        ratio = f"a ratio such as --config.model.mask_ratio={fitting[0]}, or " if fitting else ""
         raise UserError(
             f"model.mask_ratio={mask_ratio} leaves {visible} of {tokens} tokens visible; some must"
-            " be visible and some masked. Choose a ratio such as --config.model.mask_ratio=0.75,"
-            " or a larger data.crop_size."
+            f" be visible and some masked. Choose {ratio}a larger data.crop_size."
         )
     return visible
 

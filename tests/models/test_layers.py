@@ -2,6 +2,8 @@
 plain autodiff.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,12 +142,14 @@ def test_num_visible():
         models_patches.num_visible(256, 0.75) == 64
         and models_patches.num_visible(1536, 0.75) == 384
     )
-    for ratio in (0.99, 0.0):
-        with pytest.raises(
-            UserError,
-            match=r"model\.mask_ratio=.* tokens visible; some must be visible and some masked",
-        ):
-            models_patches.num_visible(16, ratio)
+    start = r"model\.mask_ratio=.* tokens visible; some must be visible and some masked\. Choose "
+    for tokens, ratio in ((16, 0.99), (16, 0.0), (3, 0.75)):
+        with pytest.raises(UserError, match=start + "a ratio") as told:
+            models_patches.num_visible(tokens, ratio)
+        offered = re.search(r"--config\.model\.mask_ratio=([\d.]+),", str(told.value))
+        assert models_patches.num_visible(tokens, float(offered[1])) > 0
+    with pytest.raises(UserError, match=start + "a larger"):
+        models_patches.num_visible(1, 0.75)
 
 
 def test_permute_tokens_and_its_gradient():
