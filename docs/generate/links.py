@@ -3,6 +3,7 @@
 Pages of docs/ link to files of the repository by relative paths, so that both readings work. On the
 site a picture from outside docs/ is brought along, and any other file is a link to the repository.
 A path that is not there ends the build. Comments that guide the tests of the pages are taken out.
+The search shows what a reader can do before what a programmer can import.
 """
 
 import os
@@ -16,6 +17,10 @@ from docs.generate.check_links import anchors
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?)*)\]\(([^()\s]+)\)")
 PICTURES = (".png", ".svg", ".jpg", ".gif")
+RANKS = {  # pages that begin so: what their matches count in the search, others 1
+    ("start/", "how-to/", "reference/configuration"): 1.25,
+    ("reference/api/",): 0.1,
+}
 
 
 def on_page_content(html, page, config, files):
@@ -33,7 +38,10 @@ def on_page_content(html, page, config, files):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Rewrites links that leave docs/; called by mkdocs for each page."""
+    """Rewrites links that leave docs/, and ranks the page; called by mkdocs for each page."""
+    for beginnings, rank in RANKS.items():
+        if page.file.src_uri.startswith(beginnings):
+            page.meta.setdefault("search", {})["boost"] = rank
     docs = Path(config.docs_dir)
     root = docs.parent
     here = os.path.dirname(page.file.src_uri)
