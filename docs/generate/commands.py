@@ -166,7 +166,11 @@ def page(name: str) -> str:
     module, what = (COMMANDS | MORE)[name]
     lines = [f"# {name}\n\n{sentence(what)}\n"]
     if len(own) > 1:
-        lines.append(f"{docstring_page(importlib.import_module(_door(module)).__doc__ or '')}\n")
+        told = importlib.import_module(_door(module)).__doc__ or ""
+        words = re.match(r"python -m \S+ COMMAND: (.*)", told, re.DOTALL)
+        lines.append(
+            f"{sentence(words[1][0].upper() + words[1][1:]) if words else docstring_page(told)}\n"
+        )
     for command in own:
         if len(own) > 1:
             lines.append(
