@@ -43,7 +43,8 @@ MIN_SECONDS_LEFT = 300
 
 
 def say(text):
-    print("launch: " + text, flush=True)
+    # with --json stdout is the program's, for a script
+    print("launch: " + text, flush=True, file=sys.stderr if "--json" in sys.argv else sys.stdout)
 
 
 def number(path, default=0):

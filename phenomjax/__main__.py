@@ -74,6 +74,11 @@ def main() -> int:
         print(completion.script(shell, COMMANDS))
         return EXIT_DONE
     name = SYNONYMS.get(name, name)
+    if name.startswith("-"):
+        raise UserError(
+            f"Flags stand behind the command: phenomjax COMMAND {name}."
+            f" Commands: {', '.join(COMMANDS)}."
+        )
     if name not in COMMANDS:
         homes = [home for home in HOMES if name in commands_of(home)]
         near = did_you_mean(name, [*COMMANDS, *SYNONYMS])

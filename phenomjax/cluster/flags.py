@@ -1,5 +1,6 @@
 """The flags of a program that runs in several processes."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
@@ -28,6 +29,13 @@ class ProcessOptions:
 
 
 FLAGS = tuple(field.name for field in fields(ProcessOptions))
+
+
+def speaks(options: ProcessOptions) -> bool:
+    """Whether this process is the one that tells how the run ends: the first."""
+    if options.coordinator or options.num_processes or "SLURM_STEP_NODELIST" not in os.environ:
+        return options.process_id == 0
+    return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def start_as_told(options: ProcessOptions) -> None:

@@ -43,6 +43,15 @@ def find_place(
             f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, in all of"
             " them."
         )
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(
+            f"--coordinator={coordinator} is no address: give --coordinator=HOST:PORT of process 0."
+        )
+    if process_id and not (coordinator or num_processes):
+        raise UserError(
+            f"--process_id={process_id} is one of several: give --num_processes and --coordinator,"
+            " too."
+        )
     if coordinator or num_processes:
         count = num_processes or 1
         if not 0 <= process_id < count:

@@ -14,10 +14,11 @@ from typing import Annotated, Any, TypeVar
 from ml_collections import ConfigDict
 from tyro.conf import arg
 
-from phenomjax.cluster.flags import ProcessOptions
+from phenomjax.cluster.flags import ProcessOptions, speaks
 from phenomjax.config import stored
 from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base
+from phenomjax.system.ending import silence
 from phenomjax.system.errors import UserError, did_you_mean, first_of
 from phenomjax.system.help_pages import Screen
 from phenomjax.system.options import run_command
@@ -234,6 +235,8 @@ def run_door(
     overrides, others = _split(sys.argv[1:] if argv is None else argv)
 
     def start(options: RunOptionsT) -> int:
+        if not speaks(options):
+            silence()
         for name in ("config", "workdir"):
             if not getattr(options, name):
                 raise UserError(

@@ -49,9 +49,10 @@ class Ending:
         record = {name: getattr(self, name) for name in ("command", "exit_code", "written", "next")}
         record |= self.facts | ({"error": error} if error else {})
         print(json.dumps(_plain(record), indent=2, allow_nan=False), file=self.out, flush=True)
+        _printed.set()
 
 
-_silent = threading.Event()
+_silent, _printed = threading.Event(), threading.Event()
 _now: ContextVar[Ending | None] = ContextVar("ending", default=None)
 
 
@@ -120,6 +121,14 @@ def told(command: str, as_json: bool) -> Iterator[Ending]:
         _now.reset(token)
         if _ended(error):
             ending.tell(error)
+
+
+def tell_failure(exit_code: int, error: str) -> None:
+    """Prints the object of a command that ended before it could, or in another way: by a name that
+    no command has, by Ctrl-C. Nothing where no JSON is wanted, or an object was printed.
+    """
+    if "--json" in sys.argv[1:] and not _printed.is_set():
+        Ending(exit_code, command="phenomjax", out=sys.stdout).tell(error)
 
 
 def leave(exit_code: int, error: str) -> None:

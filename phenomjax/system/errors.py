@@ -4,6 +4,7 @@ it), then a non-zero exit.
 
 import contextlib
 import difflib
+import errno
 import os
 import signal
 import sys
@@ -85,32 +86,48 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
     """Runs a front door and ends the process: with its return code, or with a UserError's paragraph
     and code.
     """
+    for name in ("stdout", "stderr"):  # closed by the shell (`>&-`)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        code = run() or EXIT_DONE
+        code = _code_of(run)
+        sys.stdout.flush()
+    except OSError as error:  # `| head` has seen enough, or the disk is full
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = EXIT_FAILED
+        with contextlib.suppress(OSError):
+            if error.errno != errno.EPIPE:
+                told = f"What this command writes finds no room: {error.strerror}. Make room."
+                print(f"\nerror: {told}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):  # or Python would try it again at its end
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def _code_of(run: Callable[[], int | None]) -> int:
+    """The code of a front door; its mistakes are told."""
+    from phenomjax.system import ending  # it knows of errors itself
+
+    try:
+        return run() or EXIT_DONE
     except UserError as error:
-        print(
-            "",
-            *(
-                textwrap.fill(line, 110, break_long_words=False, break_on_hyphens=False)
-                for line in f"error: {error}".splitlines()
-            ),
-            sep="\n",
-            file=sys.stderr,
-        )
-        code = error.exit_code
+        code, told = error.exit_code, str(error)
     except KeyboardInterrupt:
-        print("\nended at once. What is finished is kept.", file=sys.stderr)
-        code = 128 + signal.SIGINT
+        code, told = 128 + signal.SIGINT, "ended at once. What is finished is kept."
     except (RuntimeError, MemoryError) as error:
         if not memory.ran_out(error):
             raise
+        code = EXIT_FAILED
         told = (
             f"{_wanted(error)} Do less at once: of the flags that --help lists, a smaller batch,"
             " fewer workers, or fewer threads; or end what else uses this memory."
         )
-        print("\n" + textwrap.fill(f"error: {told}", 110), file=sys.stderr)
-        code = EXIT_FAILED
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_FAILED
-    sys.exit(code)
+    shown = told if code == 128 + signal.SIGINT else f"error: {told}"
+    fill = textwrap.TextWrapper(110, break_long_words=False, break_on_hyphens=False).fill
+    ending.tell_failure(code, told)
+    print("", *map(fill, shown.splitlines()), sep="\n", file=sys.stderr)
+    return code

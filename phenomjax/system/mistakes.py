@@ -53,7 +53,7 @@ def _told(text: str, kind: type[Any], words: Sequence[str]) -> str:
                 return f"{match[1]} is {value[1]}; it must be {wanted}."
         return f"{match[1]} cannot be read: {match[2].rstrip('.')}."
     if match := UNKNOWN.search(text):
-        first, *_ = re.split(r",? ", match[1])
+        first, *_ = re.split(r",(?: |$)| ", match[1])
         return _unknown(first, kind, words)
     if "Missing from" in text:
         missing = _missing(kind, words)
@@ -77,7 +77,7 @@ def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
     flags = [*flag_names(kind), *(one.name for one in dataclasses.fields(help_pages.Screen))]
     behind = words.index(word) + 1 if word in words else len(words)
     value = "".join(words[behind : behind + 1])
-    of = [one for one, choices in _choices(kind).items() if value in choices]
+    of = [one for one, choices in _choices(kind).items() if value and value in choices]
     if of:  # its value says it better than its name
         near = f" Did you mean '--{of[0]} {value}'?"
     else:

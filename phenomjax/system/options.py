@@ -19,24 +19,37 @@ Below the door nobody sees a dash: an error or a log line of a library names a s
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
 from phenomjax.system import ending, help_pages, mistakes
-from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
+from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, UserError, did_you_mean
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.user_files import expanded
 
 SUM = "_sha256"  # of a record: what is in the file that the setting before it names
 Options = TypeVar("Options")
+WRONG_KIND = (
+    "A folder stands where a file is wanted, or a file where a folder is: give another name.",
+    EXIT_CONFIG,
+)
+NAME = "Give another name.", EXIT_CONFIG
+NOT_YOURS = "Give a place that you own, or ask for the right to use this one.", EXIT_FAILED
+UNUSABLE = {  # by what the system says of a path: what mends it, and the exit code
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), WRONG_KIND),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), NAME),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NOT_YOURS),
+}
 
 
 def unrecorded(default: Any) -> Any:
@@ -77,6 +90,7 @@ def _parsed(
                     f"'{word}' is not an option. Values of all runs are given as"
                     " --config.KEY=VALUE."
                 )
+    _check_values(kind, argv)
     if {"-h", "--help"} & set(argv):
         print(help_pages.page_of(page), end="\n\n")
     # tyro asks only whether stdout is a terminal
@@ -104,6 +118,27 @@ def _parsed(
     if isinstance(seed, int) and seed < 0:
         raise UserError(f"The seed is {seed}; it must be 0 or more.")
     return kind(**values), screen
+
+
+def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
+    """Raises UserError for a switch with a value, a path of no letters (of a variable of the shell
+    that is not set), and a word of dashes alone.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    fields = {flag: hints[one.name] for flag, one in mistakes.flag_names(kind).items()}
+    fields |= {field.name: bool for field in dataclasses.fields(help_pages.Screen)}
+    for word, behind in itertools.zip_longest(argv, argv[1:]):
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            continue
+        flag = name[2:].replace("-", "_")
+        if not flag:
+            raise UserError(f"'{word}' is no flag: leave it out.")
+        hint = fields.get(flag)
+        if hint is bool and equals:
+            raise UserError(f"--{flag} takes no value: give --{flag} alone, or leave it out.")
+        if "" == (value if equals else behind) and "Path" in str(hint):
+            raise UserError(f"--{flag} is empty: give a path. Is a variable of the shell not set?")
 
 
 def _words(kind: type[Any], argv: Sequence[str]) -> list[str]:
@@ -187,11 +222,13 @@ def run_command(
             code = run(options)
         except UserError as error:
             raise UserError(spelt(str(error)), error.exit_code) from error
-        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
             place = error.filename2 or error.filename
+            if not place or error.errno not in UNUSABLE:
+                raise
+            mend, exit_code = UNUSABLE[error.errno]
             raise UserError(
-                f"{place} cannot be used: {error.strerror}. A folder stands where a file is wanted,"
-                " or a file where a folder is: give another name."
+                f"{place} cannot be used: {error.strerror}. {mend}", exit_code
             ) from error
         told.exit_code = code or EXIT_DONE
     return code
@@ -219,6 +256,10 @@ def run_chosen(
         return EXIT_DONE
     if name not in commands:
         there = ", ".join(commands)
+        if name.startswith("-"):
+            raise UserError(
+                f"Flags stand behind the command: {prog} COMMAND {name}. It has {there}."
+            )
         raise UserError(
             f"{prog} has no command '{name}'.{did_you_mean(name, commands)} It has {there}."
         )

@@ -106,6 +106,9 @@ def test_no_silent_single_process():
         find_place("", 2, 0, {})
     with pytest.raises(UserError, match="must be between 0 and 1"):
         find_place("host:1", 2, 2, {})
+    for coordinator, said in (("host", "is no address"), ("", "is one of several")):
+        with pytest.raises(UserError, match=said):
+            find_place(coordinator, 0, 1, {})
 
 
 def start_toys(workdir, count, *flags, **environment):
