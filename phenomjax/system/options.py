@@ -137,7 +137,7 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
         hint = fields.get(flag)
         if hint is bool and equals:
             raise UserError(f"--{flag} takes no value: give --{flag} alone, or leave it out.")
-        if "" == (value if equals else behind) and "Path" in str(hint):
+        if (value if equals else behind) == "" and "Path" in str(hint):
             raise UserError(f"--{flag} is empty: give a path. Is a variable of the shell not set?")
 
 
