@@ -132,7 +132,10 @@ def tell_failure(exit_code: int, error: str) -> None:
 
 
 def leave(exit_code: int, error: str) -> None:
-    """Tells the end of a process that leaves at once (`os._exit`)."""
+    """Tells the end of a process that leaves at once (`os._exit`); of several it speaks for all,
+    whichever it is.
+    """
+    _silent.clear()
     if ending := _now.get():
         ending.exit_code = exit_code
         ending.tell(error)
