@@ -11,6 +11,7 @@ import runpy
 import sys
 from collections.abc import Container
 
+from phenomjax.system import ending  # noqa: F401 (tells scripts of an error, too)
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
 
 COMMANDS = {  # name: (module, what it does)

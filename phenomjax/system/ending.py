@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
-from phenomjax.system.errors import EXIT_DONE, UserError
+from phenomjax.system.errors import EXIT_DONE, UserError, also_told
 
 log = logging.getLogger("phenomjax")
 
@@ -129,6 +129,9 @@ def tell_failure(exit_code: int, error: str) -> None:
     """
     if "--json" in sys.argv[1:] and not _printed.is_set():
         Ending(exit_code, command="phenomjax", out=sys.stdout).tell(error)
+
+
+also_told.append(tell_failure)
 
 
 def leave(exit_code: int, error: str) -> None:

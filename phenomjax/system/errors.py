@@ -21,6 +21,7 @@ EXIT_CONFIG = 2  # configuration or input error: retrying changes nothing
 # EX_TEMPFAIL: stopped by a signal after saving; run the same command again to continue
 EXIT_STOPPED = 75
 EXIT_STUCK = 76  # the watchdog ended a process that made no progress; run the same command again
+also_told: list[Callable[[int, str], None]] = []  # exit code and text of a failure, to scripts
 
 
 class UserError(Exception):
@@ -110,8 +111,6 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
 
 def _code_of(run: Callable[[], int | None]) -> int:
     """The code of a front door; its mistakes are told."""
-    from phenomjax.system import ending  # it knows of errors itself
-
     try:
         return run() or EXIT_DONE
     except UserError as error:
@@ -128,6 +127,7 @@ def _code_of(run: Callable[[], int | None]) -> int:
         )
     shown = told if code == 128 + signal.SIGINT else f"error: {told}"
     fill = textwrap.TextWrapper(110, break_long_words=False, break_on_hyphens=False).fill
-    ending.tell_failure(code, told)
+    for tell in also_told:
+        tell(code, told)
     print("", *map(fill, shown.splitlines()), sep="\n", file=sys.stderr)
     return code
