@@ -167,10 +167,7 @@ def page(name: str) -> str:
     lines = [f"# {name}\n\n{sentence(what)}\n"]
     if len(own) > 1:
         told = importlib.import_module(_door(module)).__doc__ or ""
-        words = re.match(r"python -m \S+ COMMAND: (.*)", told, re.DOTALL)
-        lines.append(
-            f"{sentence(words[1][0].upper() + words[1][1:]) if words else docstring_page(told)}\n"
-        )
+        lines.append(f"{docstring_page(told)}\n")
     for command in own:
         if len(own) > 1:
             lines.append(

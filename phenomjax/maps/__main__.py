@@ -1,5 +1,7 @@
-"""python -m phenomjax.maps COMMAND: align, aggregate, relate and benchmark profiles, ours or
-anyone's (Parquet, CSV, AnnData).
+"""Profiles to maps, ours or anyone's (Parquet, CSV, AnnData): aligned, aggregated, related, judged.
+
+python -m phenomjax.maps align --profiles embeddings.zarr --out aligned.parquet
+python -m phenomjax.maps benchmark --profiles aligned.parquet --align none --out report
 """
 
 from collections.abc import Sequence

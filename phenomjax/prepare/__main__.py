@@ -1,4 +1,8 @@
-"""python -m phenomjax.prepare COMMAND: raw files to banks, and a look at what is in a bank."""
+"""Raw files to banks, and a look at what is in a bank.
+
+python -m phenomjax.prepare images --source DIR --layout phenix --out plates.zarr
+python -m phenomjax.prepare sequences --source proteins.fasta.gz --out proteins.zarr
+"""
 
 import sys
 from collections.abc import Sequence

@@ -1,5 +1,9 @@
-"""python -m phenomjax.scaling COMMAND: a ladder of small runs, a law fitted to them, the forecast
-of a large run written down before it starts, and pictures of all three.
+"""A ladder of small runs, a law fitted to them, the forecast of a large run written down before it
+starts, and pictures of all three.
+
+python -m phenomjax.scaling ladder --config configs/mae_demo.py --budgets 1e11,3e11,1e12
+  --sizes 32x1,64x1,64x2 --out runs/ladder
+python -m phenomjax.scaling fit runs/ladder --out runs/fit
 """
 
 from collections.abc import Sequence
