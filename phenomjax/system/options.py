@@ -126,6 +126,11 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
     """
     hints = get_type_hints(kind, include_extras=True)
     fields = {flag: hints[one.name] for flag, one in mistakes.flag_names(kind).items()}
+    paths = {
+        flag
+        for flag, one in mistakes.flag_names(kind).items()
+        if one.default != "" and re.search(r"Path|metavar='(DIR|FILE|PATH)", str(fields[flag]))
+    }
     fields |= {field.name: bool for field in dataclasses.fields(help_pages.Screen)}
     for word, behind in itertools.zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
@@ -137,7 +142,7 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
         hint = fields.get(flag)
         if hint is bool and equals:
             raise UserError(f"--{flag} takes no value: give --{flag} alone, or leave it out.")
-        if (value if equals else behind) == "" and "Path" in str(hint):
+        if (value if equals else behind) == "" and flag in paths:
             raise UserError(f"--{flag} is empty: give a path. Is a variable of the shell not set?")
 
 

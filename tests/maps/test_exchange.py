@@ -167,7 +167,7 @@ def test_mistakes(screen, tmp_path, monkeypatch):
     (tmp_path / "bare.csv").write_text("sample,feature_0000,feature_0001\na,1,2\nb,3,4\n")
     for words, said in [
         (("--out", "a.h5ad", *bank), r"`?--bank`? .*goes with --out NAME.zarr: a.h5ad holds no"),
-        (("--out", "a.xlsx"), r"suffix that names no format. .*\.h5ad"),
+        (("--out", "a.xlsx"), r"suffix that names no format. .*\.h5ad, \.zarr"),
         (("--out", "there.zarr"), r"--out there.zarr is there already"),
         (("--out", "none/a.zarr"), r"folder .*does not exist"),
         (("--out", "a.zarr", "--profiles", "other.csv", *bank), "plates X, the bank's are P1, P2"),

@@ -46,7 +46,7 @@ def run(options: Options) -> int:
       UserError: a format that there is not, or see `read`, `joined`, `chosen`, `spatial.write`.
     """
     is_spatial = options.out.lower().endswith(".zarr")
-    out = Path(options.out) if is_spatial else check_out(options.out)
+    out = check_out(options.out, (".zarr",))
     if options.bank and not is_spatial:
         raise UserError(
             f"`bank` {options.bank} goes with `out` NAME.zarr: {out.name} holds no images. Leave"

@@ -29,17 +29,21 @@ def provenance_beside(path: Path) -> Path:
     return path.with_name(f"{name}.provenance.json")
 
 
-def check_out(path: str | Path) -> Path:
+def check_out(path: str | Path, others: tuple[str, ...] = ()) -> Path:
     """The path of an output, whose format must be known before hours of work.
+
+    Args:
+      path: of a user.
+      others: suffixes that the command writes itself.
 
     Raises:
       UserError: the suffix names no format.
     """
     path = Path(path)
-    if not path.name.lower().endswith(SUFFIXES):
+    if not path.name.lower().endswith(SUFFIXES + others):
         raise UserError(
             f"`out` {path} has a suffix that names no format. Profiles are written as"
-            f" {', '.join(SUFFIXES)}."
+            f" {', '.join(SUFFIXES + others)}."
         )
     return path
 
