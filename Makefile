@@ -10,11 +10,11 @@ demo: $(VENV)/core.done
 demo-protein: $(VENV)/core.done
 	$(RUN) -m phenomjax.main --config configs/prot_txl.py:demo --workdir runs/txl_demo
 
-# The proofs on SLURM and of whole sweeps mostly wait, so they run beside the others. Of the rest a third of the time is waiting for processes: a third worker computes then.
+# The proofs on SLURM and of whole sweeps mostly wait, so they run beside the others, with the pages, which share what they train. Of the rest a third of the time is waiting for processes: a third worker computes then.
 test: $(VENV)/dev.done
 	@mkdir -p .cache
-	$(RUN) -m pytest -n 0 tests/*/test_*slurm.py tests/sweep/test_sweep_run.py tests/colab >.cache/test_slurm.log 2>&1 & slurm=$$!; \
-	$(RUN) -m pytest -n 3 --dist worksteal --ignore-glob='*/test_*slurm.py' --ignore=tests/sweep/test_sweep_run.py --ignore=tests/colab; code=$$?; \
+	$(RUN) -m pytest -n 0 tests/*/test_*slurm.py tests/sweep/test_sweep_run.py tests/colab tests/docs >.cache/test_slurm.log 2>&1 & slurm=$$!; \
+	$(RUN) -m pytest -n 3 --dist worksteal --ignore-glob='*/test_*slurm.py' --ignore=tests/sweep/test_sweep_run.py --ignore=tests/colab --ignore=tests/docs; code=$$?; \
 	wait $$slurm; slurm=$$?; cat .cache/test_slurm.log; exit $$((code ? code : slurm))
 
 lint: $(VENV)/dev.done
