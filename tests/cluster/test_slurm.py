@@ -25,6 +25,8 @@ from tests.lab import ROOT
 from tests.lab.slurm import number, processes, ranks, toy_arguments, toy_environment, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+# the last two nodes are those of the elastic job, which would start on one of them alone
+ELSEWHERE = "--exclude=lab[8-9]"
 # of a node with two (fake) GPUs
 ONE_TASK = {"PHENOMJAX_TASKS_PER_NODE": "1", "JAX_NUM_CPU_DEVICES": "2"}
 
@@ -73,6 +75,7 @@ class Job:
     def __init__(self, slurm, folder, name, settings=None, options=("--nodes=2",), **environment):
         self.slurm, self.workdir, self.log = slurm, folder / name, folder / f"{name}.log"
         arguments = toy_arguments(self.workdir, **(settings or {}))
+        options = options if "exclude" in str(options) else (*options, ELSEWHERE)
         self.id = slurm.submit(*arguments, log=self.log, options=options, **ONE_TASK | environment)
 
     def text(self):
@@ -342,7 +345,7 @@ def spare_node(slurm, folder, reference):
     """A node is lost; a spare takes its share from the copies in memory within seconds, in the same
     job, and not a digit changes.
     """
-    options = ("--nodes=3", "--no-kill", "--exclude=lab[8-9]")
+    options = ("--nodes=3", "--no-kill", ELSEWHERE)
     settings = reference["settings"] | {
         "checkpoint.every_steps": 1000,
         "checkpoint.memory_every_steps": 7,
@@ -372,7 +375,7 @@ def cancelled(slurm, folder):
     assert sorted(ranks(job.workdir)) == [0, 1]
     arguments = toy_arguments(job.workdir, num_steps=5000)
     log = folder / "twice.log"
-    twice = slurm.submit(*arguments, log=log, options=("--nodes=1",), **ONE_TASK)
+    twice = slurm.submit(*arguments, log=log, options=("--nodes=1", ELSEWHERE), **ONE_TASK)
     slurm.wait(twice, "FAILED")
     text = " ".join(log.read_text().split())
     assert slurm.show(twice)["ExitCode"] == "2:0" and slurm.restarts(twice) == 0
@@ -414,7 +417,7 @@ def array(slurm, folder):
         "--workdir",
         f"{folder}/task{{task}}",
         log=folder / "array_%a.log",
-        options=("--nodes=1", "--array=0-1"),
+        options=("--nodes=1", "--array=0-1", ELSEWHERE),
         **ONE_TASK | {"PHENOMJAX_MAIN": f"bash {program}"},
     )
     wait_until(lambda: not slurm.run("squeue", "-h", "-j", job), "the end of the array")

@@ -214,13 +214,20 @@ class Lab:
         ) == {"idle"}
 
     def crash(self, node):
-        """Ends a node as power loss would: its daemon first, then everything on it."""
-        pids = [number(self.folder / f"slurmd.{node}.pid")]
+        """Ends a node as power loss would: first its daemons, which would tell of the end of what
+        is on it, then that.
+        """
+        daemons, others = [number(self.folder / f"slurmd.{node}.pid")], []
         own = {f"SLURM_CONF={self.conf}".encode(), f"SLURMD_NODENAME={node}".encode()}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if own <= set((folder / "environ").read_bytes().split(b"\0")):
-                    pids.append(int(folder.name))
+                    others.append(int(folder.name))
+                    # a step's daemon itself has no SLURMD_NODENAME
+                    parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                    if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                        daemons.append(int(parent))
+        pids = [*daemons, *others]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
