@@ -316,7 +316,7 @@ def lost_node(slurm, folder, reference, count):
         options = ("--nodes=1-2", "--gpus-per-node=2", "--exclude=lab[0-7]")
         # SLURM notices the loss (SlurmdTimeout) and requeues the job itself, before the survivor is
         # given up.
-        trouble = {"TOY_STEP_SECONDS": 0.1, "PHENOMJAX_SRUN": "--wait=120"}
+        trouble = {"TOY_STEP_SECONDS": 0.25, "PHENOMJAX_SRUN": "--wait=120"}
         job = Job(slurm, folder, f"lost{node}", reference["settings"], options, **trouble)
         job.wait_for_step(20)
         slurm.crash(f"lab{node}")
@@ -337,7 +337,9 @@ def lost_node(slurm, folder, reference, count):
             for w in (job.workdir, undisturbed)
         ]
         np.testing.assert_allclose(*losses, rtol=1e-5)
-        lost.append(f"lab{node}: exit codes {[code for code, _, _ in job.starts()]}")
+        codes = [code for code, _, _ in job.starts()]
+        assert 0 not in codes[:-1]  # it had not ended before both nodes were back
+        lost.append(f"lab{node}: exit codes {codes}")
     return "; ".join(lost)
 
 
