@@ -176,6 +176,7 @@ def page(
         "data": "\n".join(scripts),
         "style": frame.part("look.css") + _part("explore.css"),
         "theme": frame.part("theme.js"),
+        "policy": frame.POLICY,
         **{name: _part(f"{name}.js") for name in SCRIPTS},
     }
     # Split once and joined: words inside the data are never taken for a place to fill.
