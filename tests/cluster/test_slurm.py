@@ -121,6 +121,11 @@ class Job:
             lambda: (m := re.compile(pattern).search(self.text(), after)) and m.end(), repr(pattern)
         )
 
+    def go_on(self, seconds, last):
+        """Lets it run for a while, but not beyond the checkpoint of a step."""
+        end = time.monotonic() + seconds
+        wait_until(lambda: time.monotonic() > end or self.progress() >= last, "a moment")
+
     def wait_for_ranks(self):
         return self.wait_for(
             lambda: len(found := ranks(self.workdir)) == 2 and found, "two processes"
@@ -137,14 +142,19 @@ class Job:
 
     def starts(self):
         """[(exit code or None, step where it began, newest checkpoint after it)] of all starts,
-        read from the log.
+        read from the log; the step is None of one that was killed before it began.
         """
         found = []
         for part in re.split(r"(?=^.*phenomjax 0\.)", self.text(), flags=re.M)[1:]:
-            began = re.search(r"continuing at step (\d+)", part)
+            continued = re.search(r"continuing at step (\d+)", part)
+            fresh = 0 if "first step done" in part else None
             ended = re.search(r"launch: exit code (\d+), checkpoint of step \S+ -> (\S+)", part)
             found.append(
-                (ended and int(ended[1]), int(began[1]) if began else 0, ended and ended[2])
+                (
+                    ended and int(ended[1]),
+                    int(continued[1]) if continued else fresh,
+                    ended and ended[2],
+                )
             )
         return found
 
@@ -152,7 +162,7 @@ class Job:
         """Every start began at the newest checkpoint that the one before had left."""
         starts = self.starts()
         for (_, _, after), (_, began, _) in itertools.pairwise(starts):
-            assert after in (None, "none") or began >= int(after), starts
+            assert None in (after, began) or after == "none" or began >= int(after), starts
 
 
 def failures(slurm, folder, reference, count):
@@ -198,12 +208,12 @@ def failures(slurm, folder, reference, count):
     rng, killed = random.Random(time.time_ns()), []
     for _ in range(kills):
         pids, step = job.wait_for_ranks(), job.progress()
+        seconds = rng.uniform(0, 8)  # also while it imports, connects, compiles
         # a third start without progress would be the last
         if number(job.workdir / "fails") == 2 or rng.random() < 0.5:
             job.wait_for_step(step + 1)
-            time.sleep(rng.uniform(0, 1.5))
-        else:
-            time.sleep(rng.uniform(0, 8))  # also while it imports, connects, compiles
+            seconds = rng.uniform(0, 1.5)
+        job.go_on(seconds, settings["num_steps"] - 40)
         rank = rng.choice(sorted(pids))
         os.kill(pids[rank], signal.SIGKILL)
         killed.append((rank, job.progress()))
