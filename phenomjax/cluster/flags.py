@@ -6,8 +6,6 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
-from phenomjax.cluster.start import start
-
 Count = Annotated[int, arg(metavar="N")]
 
 
@@ -42,4 +40,6 @@ def start_as_told(options: ProcessOptions) -> None:
     """Connects this process as the options or SLURM's environment say, and checks the devices that
     the launcher promised.
     """
+    from phenomjax.cluster.start import start  # with JAX, which who reads an experiment needs not
+
     start(options.coordinator, options.num_processes, options.process_id, options.local_devices)

@@ -33,7 +33,7 @@ MODULES = (
     "matplotlib.figure",
     "tensorboardX",
     "phenomjax.train",
-    "phenomjax.cluster.flags",
+    "phenomjax.cluster.start",
     "phenomjax.tasks.mae",
     "phenomjax.tasks.causal_lm",
 )

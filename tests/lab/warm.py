@@ -25,6 +25,7 @@ from tests.lab import ROOT
 
 # What Python and libraries read while they are imported: such an environment needs its own server.
 READ_AT_IMPORT = ("JAX_", "PYTHON", "MPL", "OPENBLAS_", "OMP_", "NUMBA_")
+RUN = ("phenomjax.main", "phenomjax.cluster.start", "phenomjax.train")
 # CPU time of the children that ended, which the times of this process do not hold.
 ended = {"cpu_seconds": 0.0}
 
@@ -151,7 +152,7 @@ def _server(at_import):
 
 def _import_what_runs_import():
     sys.path.insert(0, str(Path(__file__).parent))
-    for name in ("toy_task", "phenomjax.main", "phenomjax.train", "jaxlib.mlir.dialects.mhlo"):
+    for name in ("toy_task", *RUN, "jaxlib.mlir.dialects.mhlo"):
         importlib.import_module(name)
     for path in (ROOT / "phenomjax" / "tasks").glob("*.py"):
         if path.stem != "__init__":

@@ -14,7 +14,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy.stats import t as student
 
 Unit = TypeVar("Unit", bound=Hashable)
 LIMIT = 1 - 1 / 1.15  # one that is 20 % slow is above it, with some noise too
@@ -65,5 +64,7 @@ def _above(samples: Sequence[float], chance: float) -> bool:
     mean, count = float(np.mean(samples)), len(samples)
     if mean < LIMIT:
         return False
+    from scipy.special import stdtrit  # every run imports this file, and few come here
+
     error = float(np.std(samples, ddof=1)) / count**0.5
-    return mean - student.isf(chance, count - 1) * error >= LIMIT / 2
+    return mean + stdtrit(count - 1, chance) * error >= LIMIT / 2
