@@ -215,6 +215,7 @@ class Trainer:
                     keep.copy(step, state)
                 rates.restart()
                 self.pace.restart()
+            writers.done = not stop
             with self.phase("writing a checkpoint", slow=True):
                 self.checkpoints.wait()
         return banner.last_lines(run, self.checkpoints, step, stop, enough)

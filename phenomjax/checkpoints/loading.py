@@ -85,12 +85,9 @@ def find(path: str | Path) -> Path:
     Raises:
       UserError: none of these.
     """
-    path = Path(path).absolute()
-    run, _, step = str(path).rpartition("@")
-    if step.isdecimal() and Path(run).is_dir() and not path.exists():
-        path = Path(run, CHECKPOINTS, step)
-    if path.name == CHECKPOINTS:
-        path = path.parent
+    path, step = workdir_lib.named(path)
+    if step is not None:
+        path = path / CHECKPOINTS / str(step)
     if (path / "params").is_dir():
         return path
     steps = workdir_lib.sealed_steps(path)
@@ -100,6 +97,13 @@ def find(path: str | Path) -> Path:
             " workdir of a run that saved, or one of its checkpoints/STEP folders."
         )
     if not steps:
+        if (path / "SHA256SUMS").is_file() and (path / "model.safetensors").is_file():
+            raise UserError(
+                f"{path} is a release, or other published weights, and a checkpoint is wanted. Make"
+                " one of it first: `python -m phenomjax.convert openphenom"
+                f" {path} runs/NAME` (of a masked autoencoder), or `… convert densenet …` (of a"
+                " model of perturbations); then give runs/NAME."
+            )
         if not (unsealed := workdir_lib.steps(path)):
             raise UserError(
                 f"{path} holds no checkpoint: it has neither a folder 'params' nor"

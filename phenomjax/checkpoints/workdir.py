@@ -21,6 +21,7 @@ from phenomjax.checkpoints import seal
 from phenomjax.config import stored
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_FAILED, UserError
+from phenomjax.system.user_files import at_step
 
 log = logging.getLogger("phenomjax")
 CHECKPOINTS = "checkpoints"
@@ -51,6 +52,20 @@ FULL = {
         EXIT_FAILED,
     ),
 }
+
+
+def named(text: str | Path) -> tuple[Path, int | None]:
+    """The folder of a run, and the step that is meant or None, of WORKDIR, WORKDIR@STEP,
+    WORKDIR/checkpoints or WORKDIR/checkpoints/STEP; whether they are there is not looked at, but
+    that an @ in the name of something that is there belongs to that name.
+    """
+    path, step = Path(text).expanduser().absolute(), None
+    if not path.exists():
+        workdir, step = at_step(str(path))
+        path = Path(workdir)
+    if path.parent.name == CHECKPOINTS and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return path.parent if path.name == CHECKPOINTS else path, step
 
 
 def steps(workdir: Path) -> list[int]:

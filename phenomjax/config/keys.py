@@ -14,7 +14,7 @@ from phenomjax.config import batches, objectives, ranges, schedules
 from phenomjax.config.checks import divides_batch, flatten
 from phenomjax.config.ranges import Section, choice, flag, number, several, text, whole
 from phenomjax.system.errors import UserError, did_you_mean
-from phenomjax.system.user_files import expanded
+from phenomjax.system.user_files import at_step, expanded
 
 OPTIMISERS = ("lion", "adamw", "adam", "lamb", "adagrad")
 MOMENTS = OPTIMISERS[:-1]  # those with averages of the gradients
@@ -327,8 +327,8 @@ def finalize(config: ConfigDict) -> ConfigDict:
     schedules.check(c)
     _check_measures(c, ("val/loss", *getattr(own, "VALIDATED", ())))
     if c.lr_find and c.continue_from:
-        run, _, step = c.continue_from.rpartition("@")
-        parameters = f"{run}/checkpoints/{step}" if run and step.isdigit() else c.continue_from
+        run, step = at_step(c.continue_from)
+        parameters = run if step is None else f"{run}/checkpoints/{step}"
         raise UserError(
             "config.lr_find tries rates from the first step on, which a run that goes on from"
             f" config.continue_from={c.continue_from} does not begin with. Set"

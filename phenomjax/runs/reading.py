@@ -19,6 +19,7 @@ from phenomjax.data import store
 from phenomjax.scaling.forecast.record import OUTCOME
 from phenomjax.system import owners
 from phenomjax.system.errors import UserError
+from phenomjax.system.user_files import at_step
 from phenomjax.training import metrics
 from phenomjax.training.goodput import summary
 
@@ -104,13 +105,13 @@ def _find_origins(runs: Sequence[Run]) -> None:
     """Fills in which runs go on from which, and where those were; one need not be in the list."""
     known = {run.path.resolve(): run for run in runs}
     for run in runs:
-        folder, _, step = str(run.config.get("continue_from", "")).rpartition("@")
-        if not step.isdecimal():
+        folder, step = at_step(str(run.config.get("continue_from", "")))
+        if step is None:
             continue
         before = known.get(Path(folder)) or (read(Path(folder)) if Path(folder).is_dir() else None)
         run.origin = f"{before.name if before else folder}@{step}"
         for name, points in before.series.items() if before else ():
-            if earlier := [point for point in points if point[0] <= int(step)]:
+            if earlier := [point for point in points if point[0] <= step]:
                 run.begins[name] = earlier[-1]
 
 

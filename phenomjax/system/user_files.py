@@ -37,6 +37,12 @@ def expanded(text: str) -> str:
     return os.path.expanduser(text) if text.startswith("~") else text
 
 
+def at_step(text: str) -> tuple[str, int | None]:
+    """WORKDIR and STEP of WORKDIR@STEP; any other text and None."""
+    workdir, _, step = text.rpartition("@")
+    return (workdir, int(step)) if workdir and step.isdecimal() else (text, None)
+
+
 def same_path(one: str, other: str) -> bool:
     """Whether two paths are spellings of the same file or folder; of the store's, the same URL."""
     one, other = one.rstrip("/"), other.rstrip("/")

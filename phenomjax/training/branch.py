@@ -31,12 +31,15 @@ from phenomjax.cluster import messages
 from phenomjax.config import batches, mixtures, schedules, stored
 from phenomjax.config.checks import flatten
 from phenomjax.data.batches import Batches
+from phenomjax.models.parameter_names import divide
 from phenomjax.state import TrainState
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.log import table
+from phenomjax.system.user_files import at_step
 from phenomjax.training.context import RunContext
 from phenomjax.training.course import JUMP
+from phenomjax.training.size import params_of, specs_of
 
 log = logging.getLogger("phenomjax")
 RECORD = "continued_from.json"
@@ -112,7 +115,7 @@ def restore(
     other = optim.make(theirs)
     _, abstract, _ = state_lib.abstract(run.task, other, theirs, run.mesh, run.spec)
     state, memory = checkpoints.restore(step, abstract, workdir)
-    opt_state = _fitted(state.opt_state, wanted.opt_state, run.config)
+    opt_state = _fitted(state.opt_state, wanted.opt_state)
     average = state.ema or jax.tree.map(jnp.copy, state.params)  # it begins as they are
     rows = Batches(batches.stages(run.config)).rows(memory_position(step, memory))
     state = dataclasses.replace(
@@ -171,21 +174,14 @@ def _found(
 
 
 def _named(text: str) -> tuple[Path, int | None]:
-    """(folder of the run, step or None) that a text names: WORKDIR, WORKDIR@STEP or
-    WORKDIR/checkpoints/STEP.
-    """
-    path, step = Path(text).expanduser(), None
-    if not path.is_dir() and "@" in path.name:
-        name, _, number = str(path).rpartition("@")
-        if not number.isdecimal():
-            raise UserError(
-                f"config.continue_from is {text}: what follows the @ must be a step, as in"
-                f" {name}@1000."
-            )
-        path, step = Path(name), int(number)
-    if path.parent.name == CHECKPOINTS and path.name.isdecimal():
-        path, step = path.parent.parent, int(path.name)
-    return Path(os.path.realpath(path)), step
+    """(folder of the run, step or None) that a text names."""
+    run, step = workdir_lib.named(text)
+    if step is None and not run.is_dir() and "@" in run.name:
+        raise UserError(
+            f"config.continue_from is {text}: what follows the @ must be a step, as in"
+            f" {str(run).rpartition('@')[0]}@1000."
+        )
+    return Path(os.path.realpath(run)), step
 
 
 def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int]:
@@ -235,8 +231,9 @@ def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int
 
 def _parts(text: str) -> tuple[Path, int]:
     """(folder of the run, step) of a complete text, WORKDIR@STEP."""
-    run, _, step = text.rpartition("@")
-    return Path(run), int(step)
+    run, step = at_step(text)
+    assert step is not None
+    return Path(run), step
 
 
 def _folder(text: str) -> Path:
@@ -285,6 +282,8 @@ def _check(c: ConfigDict, theirs: ConfigDict, run: Path, step: int) -> None:
     wrong = [key for key in fixed if key not in free and mine[key] != old.get(key)]
     if c.init_from not in ("", theirs.init_from):
         wrong.append("init_from")
+    if not wrong and _trains_others(c, theirs):
+        wrong.append("freeze")
     if wrong:
         rows = "; ".join(f"{key}: {old.get(key)} there, {mine.get(key)} here" for key in wrong[:8])
         raise UserError(
@@ -293,6 +292,22 @@ def _check(c: ConfigDict, theirs: ConfigDict, run: Path, step: int) -> None:
             " are there; or begin a new run from its parameters alone: --config.continue_from=''"
             f" --config.init_from={run / CHECKPOINTS / str(step)}"
         )
+
+
+def _trains_others(c: ConfigDict, theirs: ConfigDict) -> bool:
+    """Whether `freeze` leaves other parameters to be trained, in whatever words it says so.
+
+    Raises:
+      UserError: a pattern describes no parameter.
+    """
+    if set(c.freeze) == set(theirs.freeze):
+        return False
+    task = tasks.make(c)
+    loader = task.loader("train", 0, 1)
+    assert loader is not None
+    params = params_of(task, specs_of(loader)[0])
+    mine, old = (divide(params, each.freeze)[0] for each in (c, theirs))
+    return jax.tree.structure(mine) != jax.tree.structure(old)
 
 
 def _other_order(
@@ -408,15 +423,7 @@ def _names(state: optax.OptState) -> list[tuple[tuple[str, ...], tuple[int, ...]
     ]
 
 
-def _fitted(state: optax.OptState, wanted: optax.OptState, config: ConfigDict) -> optax.OptState:
+def _fitted(state: optax.OptState, wanted: optax.OptState) -> optax.OptState:
     """An optimiser state in the structure of another chain: clipping has no arrays of its own."""
-    have, want = jax.tree.leaves(state), jax.tree.leaves(wanted)
-    if _names(state) != _names(wanted):
-        run, step = origin(config)
-        raise UserError(
-            f"The optimiser state of {run} at step {step} has {len(have)} arrays, and this"
-            f" configuration wants {len(want)}, of other parameters: which are trained differs."
-            " Set config.freeze and config.optimizer as there, or begin from its parameters alone:"
-            f" --config.continue_from='' --config.init_from={run / CHECKPOINTS / str(step)}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(wanted), have)
+    assert _names(state) == _names(wanted)  # `_check` refuses what would change them
+    return jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(state))

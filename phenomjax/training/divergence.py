@@ -13,6 +13,7 @@ from phenomjax.cluster import messages
 from phenomjax.step import StepMetrics
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import counted
+from phenomjax.system.user_files import at_step
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import ItemIds
 from phenomjax.training.metrics import Window
@@ -93,7 +94,7 @@ class RollBacks:
     def __init__(self, run: RunContext, learning_rate: Callable[[int], Float[Array, ""]]):
         self._run, self._learning_rate = run, learning_rate
         # of a run that goes on from another one, whose roll-backs are not its own
-        self._begin = int(run.config.continue_from.rpartition("@")[2] or 0)
+        self._begin = at_step(run.config.continue_from)[1] or 0
         self.done: list[dict[str, int]] = []
 
     def data_step(self, step: int) -> int:

@@ -4,6 +4,7 @@ A function of what was measured at the steps so far, which a checkpoint keeps; s
 interrupted comes to the same end. All processes call it together.
 """
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.config import stored
+from phenomjax.config import keys, stored
 from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
 
 
 class EarlyStop:
     """Ends a run when `stop_early.metric` has not got better for `stop_early.patience` evaluations.
+    Without a metric it never does, and says so where another key of it was set.
 
     Args:
       config: finalized; `stop_early.*` is read.
@@ -33,6 +37,16 @@ class EarlyStop:
         self._config, self._metric = config.stop_early, config.stop_early.metric
         self._num_steps: int = config.num_steps
         self.measured = dict[int, float]()
+        # no error: a run that stopped early goes on by metric='' beside the patience that it had
+        usual = keys.base(config.task).stop_early
+        idle = [key for key in ("patience", "min_delta") if self._config[key] != usual[key]]
+        if idle and not self._metric:
+            log.warning(
+                "config.stop_early.%s is %s, but config.stop_early.metric is '': nothing ends this"
+                " run before its last step. If something should, name it:"
+                " --config.stop_early.metric=val/loss.",
+                *(idle[0], self._config[idle[0]]),
+            )
         if self._metric and self._metric.split("/")[0] not in evaluators:
             raise UserError(
                 f"config.stop_early.metric is '{self._metric}', but nothing is held out that it"

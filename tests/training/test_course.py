@@ -308,8 +308,10 @@ def test_a_damaged_checkpoint_is_told_and_not_touched(parent, tmp_path):
 def test_what_was_refused_is_mended_in_the_same_folder(parent, tmp_path):
     """Nothing was saved, so the configuration that was refused does not hold the folder."""
     how = {**PARENT, "continue_from": f"{parent}@8", "num_steps": 9}
-    with pytest.raises(UserError, match=r"Set config.freeze and config.optimizer as there"):
+    refused = r"freeze: \(\) there, \('dense/bias',\) here. Set these keys as they are there; or"
+    with pytest.raises(UserError, match=refused):
         train.run(make_config(**how, freeze=("dense/bias",)), tmp_path)
+    assert not (tmp_path / "config.json").exists()  # before anything is set up
     assert train.run(make_config(**how), tmp_path) == 0
     with pytest.raises(UserError, match="another configuration: seed: 0 there, 1 now"):
         train.run(make_config(**how, seed=1), tmp_path)

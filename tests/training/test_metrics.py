@@ -181,7 +181,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     c = config.base()
     c.log.tensorboard, c.log.mlflow_experiment, c.num_steps = False, "cells", 3
 
-    def part(steps, resume):
+    def part(steps, resume, done=False):
         figure = Figure()
         figure.subplots().plot([1, 2])
         _, writer = opening.main_writers(workdir, c, resume)
@@ -189,7 +189,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
             writer.scalars(step, {"train/loss": 1 / step, "val/loss": float("nan")})
         writer.figure(steps[-1], "curve", figure)
         writer.flush()
-        writer.close()
+        writer.close(done)
         return writer
 
     writer = part([1, 2], None)
@@ -199,7 +199,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
         checks.flatten(c)
     )
     c.num_steps = 4
-    writer = part([2, 3, 4], 1)  # step 2 was not yet in a checkpoint
+    writer = part([2, 3, 4], 1, done=True)  # step 2 was not yet in a checkpoint
     run = writer._client.get_run(writer._id)
     history = writer._client.get_metric_history(writer._id, "train/loss")
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]

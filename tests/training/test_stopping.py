@@ -10,6 +10,7 @@ from phenomjax.cluster import messages
 from phenomjax.runs import reading
 from phenomjax.system.errors import UserError
 from phenomjax.training.stopping import EarlyStop
+from phenomjax.training.writers.workdir import WorkdirFiles
 from tests.training.test_train import equal, lines, make_config
 
 
@@ -74,8 +75,13 @@ def test_a_run_that_stops_early_is_done(tmp_path, monkeypatch, caplog):
         "checkpoint__every_steps": 100,
         "checkpoint__keep_best": 0,
     }
+    ends, close = [], WorkdirFiles.close
+    # what writers are told; MLflow makes FINISHED or KILLED of it
+    told = lambda writer, done=False: (ends.append(done), close(writer, done))  # noqa: E731
+    monkeypatch.setattr(WorkdirFiles, "close", told)
     with caplog.at_level("INFO", "phenomjax"):
         assert train.run(make_config(num_steps=40, **changes), tmp_path / "run") == 0
+    assert ends == [True]
     assert "stopped early at step 8 of 40: val/loss has not got better by more" in caplog.text
     # what is due at the last step is done at this one: log, figures, checkpoint
     found = lines(tmp_path / "run")
@@ -94,6 +100,7 @@ def test_a_run_that_stops_early_is_done(tmp_path, monkeypatch, caplog):
     while not codes or codes[-1] == 75:
         codes.append(train.run(make_config(num_steps=40, **changes), tmp_path / "broken"))
     assert codes[-1] == 0 and len(codes) > 2
+    assert ends == [True, *(code == 0 for code in codes)]
     monkeypatch.undo()
     equal(loading.load(tmp_path / "broken")[1], loading.load(tmp_path / "run")[1])
     values = [
@@ -125,6 +132,15 @@ def test_what_cannot_be(changes, wrong):
     with pytest.raises(UserError) as error:
         config.finalize(make_config(**{f"stop_early__{k}": v for k, v in changes.items()}))
     assert wrong in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key,value,metric", [("patience", 2, ""), ("min_delta", 0.1, ""), ("patience", 2, "val/loss")]
+)
+def test_a_setting_that_nothing_reads_is_told(caplog, key, value, metric):
+    made(metric, **{"patience": 5, key: value})
+    told = f"config.stop_early.{key} is {value}, but config.stop_early.metric is ''"
+    assert (told in caplog.text) == (not metric)
 
 
 def test_nothing_measures_it():

@@ -46,7 +46,6 @@ class MLflow:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         artifacts = None if uri else (workdir.parent / "mlflow_artifacts").as_uri()
         uri = uri or f"sqlite:///{workdir.parent / 'mlflow.db'}"
-        self._num_steps, self._step = config.num_steps, 0
         self._waiting: list[Metric] = []
         self._next = time.monotonic() + SEND_SECONDS
         marker = workdir / "mlflow_run"
@@ -90,7 +89,7 @@ class MLflow:
             ) from None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._step, now = step, int(1000 * time.time())
+        now = int(1000 * time.time())
         self._waiting += [
             self._metric(name, value, now, step)
             for name, value in values.items()
@@ -124,16 +123,16 @@ class MLflow:
                 _first_line(error),
             )
 
-    def close(self) -> None:
-        """Sends the rest, and how it ended: FINISHED at the last step, FAILED after an error, else
-        KILLED.
+    def close(self, done: bool = False) -> None:
+        """Sends the rest, and how it ended: FINISHED where it is done, at the last step or by
+        `stop_early`, FAILED after an error, else KILLED.
         """
         self.flush()
         failed = sys.exc_info()[0] is not None
         with contextlib.suppress(self._error):
             self._client.set_terminated(
                 self._id,
-                "FAILED" if failed else "FINISHED" if self._step >= self._num_steps else "KILLED",
+                "FAILED" if failed else "FINISHED" if done else "KILLED",
             )
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 import jax
 from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ class Writer(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
     def figure(self, step: int, name: str, figure: Figure) -> None: ...
     def flush(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self, done: bool = False) -> None: ...
 
 
 class Writers:
@@ -42,11 +42,15 @@ class Writers:
       writers: where metrics and figures go; none but in process 0.
       samples: where this process records the items of every step, or None.
       block: number of the block of a global batch's rows that this process reads.
+
+    Attributes:
+      done: whether the run has come to its end, be it before its last step.
     """
 
     def __init__(self, writers: Sequence[Writer], samples: Path | None, block: int):
         self.writers, self._block = writers, block
         self._samples = samples.open("a") if samples else None
+        self.done = False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the metrics of a step."""
@@ -75,16 +79,17 @@ class Writers:
 
     def flush(self) -> None:
         """Brings to the disk, or sends, what was written."""
-        for each in self._all():
-            each.flush()
+        if self._samples:
+            self._samples.flush()
+        for writer in self.writers:
+            writer.flush()
 
     def close(self) -> None:
         """Writes the rest, and ends."""
-        for each in self._all():
-            each.close()
-
-    def _all(self) -> list[Writer | TextIO]:
-        return [*([self._samples] if self._samples else []), *self.writers]
+        if self._samples:
+            self._samples.close()
+        for writer in self.writers:
+            writer.close(self.done)
 
 
 def open_writers(run: RunContext, resume_step: int | None, redo: Collection[str] = ()) -> Writers:

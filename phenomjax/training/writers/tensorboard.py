@@ -29,5 +29,5 @@ class TensorBoard:
     def flush(self) -> None:
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, done: bool = False) -> None:
         self._writer.close()

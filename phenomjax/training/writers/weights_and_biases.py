@@ -77,5 +77,5 @@ class WeightsAndBiases:
     def flush(self) -> None:
         """W&B sends by itself."""
 
-    def close(self) -> None:
+    def close(self, done: bool = False) -> None:
         self._run.finish(exit_code=int(sys.exc_info()[0] is not None))

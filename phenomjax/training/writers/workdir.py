@@ -57,7 +57,7 @@ class WorkdirFiles:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def close(self, done: bool = False) -> None:
         self.flush()
         self._file.close()
 
