@@ -26,6 +26,7 @@ from phenomjax.system import memory
 from phenomjax.system.files import in_units
 from phenomjax.system.types import Batch, Carry, Params
 from phenomjax.tasks import Task
+from phenomjax.tasks.work import step_flops
 
 log = logging.getLogger("phenomjax")
 StepMetrics = Mapping[str, Float[Array, ""]]
@@ -251,7 +252,7 @@ class Programs:
         if analysed:
             self.temporary = float(analysed.temp_size_in_bytes)
             need = analysed.argument_size_in_bytes + self.temporary
-        flops = self._task.flops(batch)
+        flops = step_flops(self._task, self._config, state.params, batch)
         log.info(
             "compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device",
             time.perf_counter() - begin,

@@ -21,6 +21,7 @@ from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED
 from phenomjax.system.log import duration
 from phenomjax.system.versions import versions
+from phenomjax.tasks.work import step_flops
 from phenomjax.training.context import RunContext
 from phenomjax.training.goodput import describe
 from phenomjax.training.rates import Lap
@@ -72,7 +73,7 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     _fine_tuning(config, abstract)
     size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
-    flops = run.task.flops(run.spec)
+    flops = step_flops(run.task, config, abstract.params, run.spec)
     log.info("state: %.1f MiB per device; %.3g model FLOPs a step", size / 2**20, flops)
     log.info("workdir: %s", run.workdir)
     log.info("data: %s", run.loader.describe())

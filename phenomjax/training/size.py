@@ -9,9 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from phenomjax.config import batches
+from phenomjax.models import parameter_names
 from phenomjax.system import files
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Loader, Task
+from phenomjax.tasks.work import step_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Size:
     """The numbers of a run that laws of scaling stand on.
 
     Attributes:
-      params: trainable parameters.
-      flops_per_step: model FLOPs, the task's own count; where batches are of several kinds, their
+      params: trainable parameters, without those of `freeze`.
+      flops_per_step: model FLOPs, as of `step_flops`; where batches are of several kinds, their
         mean.
       unit: what data are counted in: "images", "residues".
       units_per_step: that a step reads; where batches grow, on average.
@@ -67,9 +69,11 @@ def size_of(config: ConfigDict, task: Task, loader: Loader, params: Params) -> S
     """
     mean = batches.mean_rows(config) / config.global_batch_size
     units = config.global_batch_size * loader.units_per_row
+    trained, _ = parameter_names.divide(params, config.freeze)
+    flops = [step_flops(task, config, params, kind) for kind in specs_of(loader)]
     return Size(
-        params=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
-        flops_per_step=mean * float(np.mean([task.flops(kind) for kind in specs_of(loader)])),
+        params=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(trained)),
+        flops_per_step=mean * float(np.mean(flops)),
         unit=loader.unit,
         units_per_step=round(mean * units),
         units_per_epoch=loader.steps_per_epoch * units,

@@ -1,5 +1,7 @@
 """Frozen parameters and learning rates by layer."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,9 @@ def test_what_is_frozen_stays_as_it_is(frozen):
         jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(kept.item_metadata.tree)
     ]
     assert any("bias" in name for name in names) and not any("kernel" in name for name in names)
+    size = json.loads((workdir / "size.json").read_text())
+    # of the product of pixels and kernel and the gradient of the kernel the product is left
+    assert (size["params"], size["flops_per_step"]) == (first["dense"]["bias"].size, 0.5)
 
 
 @pytest.mark.parametrize(
