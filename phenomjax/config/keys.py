@@ -167,8 +167,9 @@ def _measures(c: Section) -> None:
     # also before the first step, as are the probes: what random or loaded parameters are worth
     c.eval.at_start = flag(False)
     # batches of held-out rows, the same at every evaluation; 0 = all of the split: each image once,
-    # with a crop of its own, neither flipped nor turned; each token once, in lanes of up to 32
-    # segments. What comes of it does not depend on batch_size, accumulate_steps or the devices
+    # with a crop of its own, neither flipped nor turned; each token once, in lanes of 4 to 32
+    # segments (more where there are more tokens), the first of which has no memory. What comes of
+    # it does not depend on batch_size, accumulate_steps or the devices
     c.eval.num_batches = whole(4, least=0, zero="all of the split")
     # rows of each; 0 = global_batch_size. Where num_batches is not 0, which rows are read depends
     # on it; and always what val/accuracy_adabn takes its statistics over

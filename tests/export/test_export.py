@@ -234,6 +234,8 @@ def test_release_loads_back_by_the_lines_of_its_card(kind, request, tmp_path, mo
     model, _, pixels = crops(run, 2)
     again = opening.load_images(folder)  # so that `phenomjax.embed --checkpoint` takes it
     assert again.fingerprint == model.fingerprint and again.step == model.step
+    with pytest.raises(UserError, match=f"is a release.* `python -m .*convert openphenom {folder}"):
+        loading.find(folder)  # `init_from` wants a run
     monkeypatch.chdir(folder)
     names: dict = {}
     exec(card_lines(folder, "JAX"), names)
