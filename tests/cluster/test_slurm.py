@@ -169,7 +169,7 @@ def failures(slurm, folder, reference, count):
     """A process that raises, one that is stuck, stopped ones, and kills at random times: all in one
     job, which is never submitted again.
     """
-    kills = count(3, 50)
+    kills = count(2, 50)
     settings = reference["settings"] | {"watchdog__min_seconds": 8.0}
     job = Job(
         slurm,

@@ -36,6 +36,8 @@ from tests.lab.slurm import toy_environment
 KINDS = ("worker", "worker", "nanny", "job")
 TAG = "PHENOMJAX_KILLING"  # in the environment of all that a driver starts
 ENGINE = ("nodes=3", "cpus=2", "every=1")
+# For few kills: tests/engine/test_slurm.py has the three nodes, and a job more costs 5 CPU seconds.
+TWO_NODES = ("nodes=2", "cpus=2", "every=1")
 PATIENCE = 300
 
 

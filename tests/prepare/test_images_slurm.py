@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.killing import ENGINE, survive
+from tests.lab.killing import ENGINE, TWO_NODES, survive
 from tests.prepare.test_images import contents, prepare, write_jump
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -32,7 +32,7 @@ def test_killed_on_slurm(slurm, tmp_path, count, capsys):
         assert contents(tmp_path / f"{number}.zarr") == contents(one)
 
     # of the few units that read a source, one may be met by chance as often as a poisonous one
-    engine = (*ENGINE, "deaths=50")
+    engine = (*count(TWO_NODES, ENGINE), "deaths=50")
     told = survive(slurm, command, check, count(3, 40), engine=engine)
     with capsys.disabled():
         print(f"\n{told}")

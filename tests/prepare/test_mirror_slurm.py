@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.killing import ENGINE, survive
+from tests.lab.killing import ENGINE, TWO_NODES, survive
 from tests.prepare.test_mirror_kill import PROGRAM, is_whole, source  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.slow
@@ -20,6 +20,6 @@ def test_killed_on_slurm(slurm, source, tmp_path, count):  # noqa: F811
         is_whole(source, target, f"{target}.manifest.parquet")
 
     # a large file takes some seconds, so it may well be killed five times
-    engine = (*ENGINE, "deaths=50")
+    engine = (*count(TWO_NODES, ENGINE), "deaths=50")
     pace = count(1.5, 8.0)
     print(survive(slurm, command, check, count(2, 40), engine=engine, pace=pace))

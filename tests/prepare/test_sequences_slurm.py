@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.lab import ROOT
-from tests.lab.killing import ENGINE, survive
+from tests.lab.killing import ENGINE, TWO_NODES, survive
 from tests.lab.slurm import toy_environment
 from tests.prepare.test_sequence_scale import bgzf
 from tests.prepare.test_sequences import contents, fasta, made_up
@@ -34,7 +34,7 @@ def test_killed_on_slurm(slurm, tmp_path, count, capsys):
         assert contents(tmp_path / f"{number}.zarr") == contents(tmp_path / "one.zarr")
 
     # kills at random hit the units of new workers again and again, which are none the worse for it
-    engine = (*ENGINE, "deaths=40")
+    engine = (*count(TWO_NODES, ENGINE), "deaths=40")
     told = survive(slurm, command, check, count(3, 40), engine=engine)
     with capsys.disabled():
         print(f"\n{told}")
