@@ -7,8 +7,6 @@ says where it comes from and what differs.
 """
 
 import dataclasses
-import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,21 +26,17 @@ from phenomjax.checkpoints.checkpointer import Checkpointer
 from phenomjax.checkpoints.init_from import has_grid, position_grid
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
-from phenomjax.config import batches, mixtures, schedules, stored
+from phenomjax.config import batches, mixtures, stored
 from phenomjax.config.checks import flatten
 from phenomjax.data.batches import Batches
 from phenomjax.models.parameter_names import divide
 from phenomjax.state import TrainState
-from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
-from phenomjax.system.log import table
 from phenomjax.system.user_files import at_step
+from phenomjax.training import branch_record
 from phenomjax.training.context import RunContext
-from phenomjax.training.course import JUMP
 from phenomjax.training.size import params_of, specs_of
 
-log = logging.getLogger("phenomjax")
-RECORD = "continued_from.json"
 # of a model with the same parameters, what they mean stays where these differ
 FREE_OF_MODEL = (
     *("dropout", "attention_dropout", "drop_path", "mask_ratio", "norm_pix_loss", "dtype"),
@@ -62,8 +56,6 @@ FREE_OF_MODEL = (
 )
 # of the data, what leaves the order as it is; banks and selections are known by their checksums
 FREE_OF_ORDER = ("data.crop_size", "data.flip", "data.rotate", "data.simulate.", "data.weights")
-# what belongs to a folder, not to what is computed
-OWN = ("continue_from", "batches_before", "init_", "stop_at_step")
 
 
 def begin(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -169,7 +161,7 @@ def _found(
     now = Batches(batches.own(c)).rows(position)
     why = _other_order(c, theirs, memory, position)
     earlier = [] if why else [each for each in batches.stages(theirs) if each[0] < position]
-    _tell(c, theirs, workdir, (run, step, position), why)
+    branch_record.tell(c, theirs, workdir, (run, step, position), why)
     return f"{run}@{step}", [*earlier, (position, now)], filled, True
 
 
@@ -339,80 +331,6 @@ def _other_order(
     if grows and (c.data.get("groups") or c.data.get("control_share")):
         return "a batch has parts of another size"
     return ""
-
-
-def _tell(
-    c: ConfigDict, theirs: ConfigDict, workdir: Path, place: tuple[Path, int, int], why: str
-) -> None:
-    """Says, and writes down, where the run comes from and what differs."""
-    run, step, position = place
-    mine, old = flatten(c), flatten(theirs)
-    differ = {
-        key: (old.get(key), mine.get(key))
-        for key in sorted(mine.keys() | old.keys())
-        if not key.startswith(OWN) and mine.get(key) != old.get(key)
-    }
-    last = max(min(step, theirs.num_steps - 1), 0)  # of a run that is over nothing comes behind it
-    was, becomes = (
-        float(f"{optim.schedule(each)(at):.6g}") for each, at in ((theirs, last), (c, step))
-    )
-    data = (
-        f"begin anew: {why}. What was read before may come again"
-        if why
-        else f"go on at position {position}, nothing is read twice"
-    )
-    files.write_json(
-        workdir / RECORD,
-        {
-            "run": str(run),
-            "step": step,
-            "data": data,
-            "learning_rate": [was, becomes],
-            "differences": differ,
-            "before": _lineage(run),
-        },
-    )
-    said = {key: pair for key, pair in differ.items() if not key.startswith(stored.CHANGEABLE[1:])}
-    rows = [[key, str(a)[:40], str(b)[:40]] for key, (a, b) in said.items()]
-    log.info(
-        "continue_from: goes on at step %d of %s, with its parameters and optimiser state; the data"
-        " %s; learning rate %.3g -> %.3g%s",
-        *(step, run, data, was, becomes),
-        "\n" + table(["key", "there", "here"], rows) if rows else "; no key differs",
-    )
-    meant = differ.keys() & {"optimizer.learning_rate", "optimizer.schedule_from"}
-    if abs(becomes - was) > JUMP * max(becomes, was) and not meant:
-        log.warning(
-            "continue_from: the learning rate goes at once from %.3g to %.3g, for the schedule '%s'"
-            " over %d steps is there at step %d. To go on at the rate that it had: %s; to rise and"
-            " fall once more: --config.optimizer.schedule_from=%d%s",
-            *(was, becomes, c.optimizer.schedule, c.num_steps, step),
-            *(schedules.words(c, "constant", learning_rate=was), step),
-            # rates of a schedule are multiples of the learning rate
-            "; to keep this schedule from the rate that it had:"
-            f" --config.optimizer.learning_rate={c.optimizer.learning_rate * was / becomes:.6g}"
-            if was and becomes
-            else "",
-        )
-    rows_before, rows_now = (
-        Batches(each).rows(position) for each in (batches.stages(theirs), batches.own(c))
-    )
-    if rows_before != rows_now and not meant:
-        ratio = rows_now / max(rows_before, 1)
-        log.info(
-            "continue_from: batches go from %d to %d rows, and the learning rate stays as it is"
-            " configured. Rules that are in use: times %.3g (linear), times %.3g (square root).",
-            *(rows_before, rows_now, ratio, ratio**0.5),
-        )
-
-
-def _lineage(run: Path) -> list[dict[str, Any]]:
-    """Where the run before comes from itself: [{"run", "step"}, …], newest first."""
-    try:
-        record = json.loads((run / RECORD).read_text())
-        return [{"run": record["run"], "step": record["step"]}, *record["before"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
 
 
 def _names(state: optax.OptState) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
