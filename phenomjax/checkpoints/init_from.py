@@ -93,8 +93,17 @@ def begun(
 
 def look(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError where there is no checkpoint to begin with, before data are made."""
-    if config.init_from and not workdir_lib.begun(workdir):
+    if not config.init_from or workdir_lib.begun(workdir):
+        return
+    if "://" in config.init_from:
+        raise UserError(
+            f"config.init_from is {config.init_from}, an address: checkpoints are read from a"
+            " folder. Copy that run, config.json and checkpoints, to a disk, and give the copy."
+        )
+    try:
         loading.find(config.init_from)
+    except UserError as error:
+        raise UserError(f"config.init_from is {config.init_from}: {error}") from None
 
 
 def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:

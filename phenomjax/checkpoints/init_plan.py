@@ -136,6 +136,12 @@ def plan(
             rows |= {n: row for n, row in new.items() if bare(n) not in anew}
     wrong = [line for lines in problems.values() for line in lines]
     differ = others(configs, MEANINGS)
+    if anew and not (wrong or differ) and all(row.how == FRESH for row in rows.values()):
+        raise UserError(
+            f"config.init_fresh {tuple(fresh_patterns)} leaves nothing that is taken from {folder}:"
+            " all parameters would begin anew. Leave a part out, such as the encoder, or set"
+            " --config.init_from='' --config.init_fresh=\"()\"."
+        )
     if wrong or differ or all(row.how == FRESH for row in rows.values()):
         raise UserError(_refusal(folder, configs, wrong, differ))
     used = {source for row in rows.values() for source in row.sources}
@@ -206,7 +212,11 @@ def names_there(configs: tuple[ConfigDict, ConfigDict]) -> dict[Hashable, Hashab
                 f" the run that it begins with, as in --config.init_names=\"('{example}',)\". Here"
                 f" there are {first_of(mine, 12)}; there {first_of(theirs, 12)}."
             )
-        found[name] = other
+        if found.setdefault(name, other) != other:
+            raise UserError(
+                f"config.init_names says that {name} is {found[name]} there, and that it is"
+                f" {other}: it begins as one of them. Leave one of these pairs out."
+            )
     return found
 
 

@@ -1,5 +1,6 @@
 """Checks of single keys, each with the mend in its message."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ def divides_batch(config: ConfigDict, key: str) -> None:
     sizes += [("batch_ramp: a batch of", rows) for _, rows in config.batch_ramp]
     for name, rows in sizes:
         if rows % value:
-            raise UserError(f"config.{name} {rows} is not a multiple of config.{key} {value}.")
+            most = max(each for each in range(1, value) if not rows % each)
+            raise UserError(
+                f"config.{name} {rows} is not a multiple of config.{key} {value}. Set"
+                f" --config.{key}={most}, or other numbers of rows."
+            )
 
 
 def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str) -> None:
@@ -28,6 +33,14 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
             "config.data.banks is empty: there is nothing to train on. Make a bank with `python -m"
             f" phenomjax.prepare {command.split()[0]}` (or `{simulate}`) and give it with"
             " --config.data.banks=\"('bank.zarr',)\"."
+        )
+    named = list(map(str, config.data.banks))
+    whole = [bank if "://" in bank else os.path.realpath(bank) for bank in named]
+    if twice := next((bank for bank in whole if whole.count(bank) > 1), ""):
+        raise UserError(
+            f"config.data.banks names {twice} {whole.count(twice)} times, so all that it holds"
+            " would be there as often. Name it once, and give it a larger share with"
+            " --config.data.weights."
         )
     if store.is_remote(config.data.cache):
         raise UserError(

@@ -17,7 +17,8 @@ from tyro.conf import arg
 from phenomjax.cluster.flags import ProcessOptions, speaks
 from phenomjax.config import stored
 from phenomjax.config.checks import flatten
-from phenomjax.config.keys import base
+from phenomjax.config.keys import base, declare
+from phenomjax.config.ranges import Range, declared
 from phenomjax.system.ending import silence
 from phenomjax.system.errors import UserError, did_you_mean, first_of
 from phenomjax.system.help_pages import Screen
@@ -38,6 +39,8 @@ SYNONYMS = {
     "gradient_accumulation_steps": "optimizer.accumulate_steps",
     "precision": "model.dtype",
 }
+# what programs of others call a key that is not used
+NOTHING = ("none", "null", "nil", "off", "no", "never", "false")
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -149,21 +152,38 @@ def _alike(name: str, known: Iterable[str]) -> str:
 
 def _set(config: ConfigDict, key: str, texts: Sequence[str]) -> None:
     """Sets a key to the last of some values, or, of a tuple, to all of them."""
-    *parents, leaf = key.split(".")
+    task, (*parents, leaf) = str(config.task), key.split(".")
     for name in parents:
         config = config[name]
-    default = config[leaf]
+    default, text = config[leaf], texts[-1]
     try:
         if isinstance(default, list | tuple):
             config[leaf] = tuple(item for text in texts for item in _items(text))
         else:
-            config[leaf] = _value(texts[-1], type(default))
+            config[leaf] = _value(text, type(default))
     except (ValueError, KeyError, TypeError):
         kinds = {bool: "true or false", int: "a whole number", float: "a number"}
         wanted = kinds.get(type(default), "a list, such as \"('a', 'b')\" or \"(1, 2)\"")
         raise UserError(
-            f"--config.{key}={texts[-1]} is not {wanted}, and config.{key} is (now {default!r})."
+            f"--config.{key}={text} is not {wanted}, and config.{key} is (now {default!r})."
+            f" {_instead(key, text, default, declared(declare(task)).get(key))}"
         ) from None
+
+
+def _instead(key: str, text: str, default: Any, allowed: Range | None) -> str:
+    """What to set in place of a value of another kind."""
+    if type(default) is int:
+        try:
+            whole = float(text)
+            if whole == int(whole):  # such as 1e3
+                return f"Set --config.{key}={int(whole)}."
+        except (ValueError, OverflowError):
+            pass
+    if allowed and allowed.zero and text.lower() in NOTHING:
+        return f"{allowed.kind(0)} = {allowed.zero}: set --config.{key}={allowed.kind(0)}."
+    if isinstance(default, list | tuple):
+        return f'Set --config.{key}="{tuple(default)}", or leave it out.'
+    return f"Set --config.{key}={default}, or leave it out."
 
 
 def _value(text: str, kind: type) -> Any:

@@ -129,6 +129,14 @@ def simulation(c: ConfigDict) -> SimulationConfig:
 def check(c: ConfigDict) -> None:
     """Checks the keys that `add_sections` adds."""
     divides_batch(c, "data.crops_per_image")
+    for key in ("channels", "classes", "cell_types"):
+        names = tuple(c.model[key]) if key in c.model else ()
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(
+                f"config.model.{key} has '{twice[0]}' {names.count(twice[0])} times, and parameters"
+                " are known by these names. Set"
+                f' --config.model.{key}="{tuple(dict.fromkeys(names))}".'
+            )
     check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")
     if not c.data.banks:
         simulation(c)

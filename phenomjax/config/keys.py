@@ -316,12 +316,17 @@ def finalize(config: ConfigDict) -> ConfigDict:
     """
     c = ConfigDict(_at_home(config.to_dict()))  # resolves references
     known, own = set(flatten(base(c.task))), objectives.keys_of(c.task)
-    for key in flatten(c):
-        if key not in known:
-            rooms = f"phenomjax/config/keys.py and {own.__name__.replace('.', '/')}.py"
-            raise UserError(
-                f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
-            )
+    if unknown := [key for key in flatten(c) if key not in known]:
+        key, rooms = unknown[0], f"phenomjax/config/keys.py and {own.__name__.replace('.', '/')}.py"
+        others = (
+            f" {len(unknown) - 1} more are none either: these are keys of another task than"
+            f" config.task '{c.task}'. Give an experiment of that task, or leave config.task as the"
+            " experiment has it."
+        )
+        raise UserError(
+            f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
+            + others * (len(unknown) > 3)
+        )
     ranges.check(flatten(c), declare(c.task))
     batches.check(c)
     divides_batch(c, "optimizer.accumulate_steps")

@@ -94,5 +94,5 @@ def check_even(c: ConfigDict) -> None:
     if c.model.embed_dim % 2:
         raise UserError(
             f"config.model.embed_dim {c.model.embed_dim} must be even: half of each position is"
-            " sines, half cosines."
+            f" sines, half cosines. Set --config.model.embed_dim={c.model.embed_dim + 1}."
         )

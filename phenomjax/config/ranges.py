@@ -61,6 +61,12 @@ class Range:
         kinds: type = {int: numbers.Integral, float: numbers.Real}.get(self.kind, self.kind)
         return isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
 
+    def kind_in_words(self) -> str:
+        """What a value must be, wherever it lies."""
+        return ("a list of lists, each " if self.depth > 1 else "a list, each " * self.depth) + (
+            _WORDS[self.kind]
+        )
+
     def is_like(self, value: Any, depth: int | None = None) -> bool:
         """Whether a value is of the kind, and nested as it must be; it may lie outside."""
         depth = self.depth if depth is None else depth
@@ -192,6 +198,11 @@ def check(values: Mapping[str, Any], section: "Section") -> None:
         allowed = ranges.get(key)
         if allowed and not allowed.holds(value):
             raise UserError(" ".join(_mistake(key, value, allowed, defaults[key])))
+        if allowed and defaults[key] == "" and str(value).lower() in ("none", "null"):
+            raise UserError(
+                f"config.{key} is {value!r}, which would be taken for a name. For none set"
+                f" --config.{key}=''."
+            )
     for key, allowed in ranges.items():
         if reads(allowed, key, values) or values[key] == defaults[key]:
             continue
@@ -199,12 +210,11 @@ def check(values: Mapping[str, Any], section: "Section") -> None:
             continue
         assert allowed.where
         chosen, names = _beside(key, allowed.where[0]), allowed.where[1]
-        mends = [f"--config.{key}={allowed.off(defaults[key])!r}"]
-        if names:
-            mends.append(f"--config.{chosen}={names[0]}")
+        mend = f"--config.{key}={_word(allowed.off(defaults[key]))}"
+        mend += f" or --config.{chosen}={names[0]}." if names else f" or give --config.{chosen}."
         raise UserError(
             f"config.{key} is {values[key]}, which nothing reads where config.{chosen} is"
-            f" {values[chosen]!r}. Set {' or '.join(mends)}."
+            f" {values[chosen]!r}. Set {mend}"
         )
 
 
@@ -215,6 +225,11 @@ def reads(allowed: Range, key: str, values: Mapping[str, Any]) -> bool:
     other, names = allowed.where
     value = values.get(_beside(key, other))
     return value in names if names else bool(value)
+
+
+def _word(value: Any) -> str:
+    """A value as it stands in a command line."""
+    return f'"{value}"' if isinstance(value, tuple) else str(value) or "''"
 
 
 def _beside(key: str, other: str) -> str:
@@ -228,7 +243,8 @@ def _mistake(key: str, value: Any, allowed: Range, default: Any) -> Iterator[str
         yield f"config.{key} is {value!r}, which is no tuple; e.g. ({value!r},)."
         return
     if allowed.depth > 1 and not all(isinstance(item, tuple) for item in value):
-        yield f"config.{key} is {value!r}, which is no tuple of tuples; e.g. ({value!r},)."
+        yield f"config.{key} is {value!r}, which is no tuple of tuples, such as ((1, 2), (3, 4))."
+        yield f"Its default: --config.{key}={_word(default)}."
         return
     if allowed.choices:
         wrong = next(name for name in (value if many else (value,)) if name not in allowed.choices)
@@ -236,6 +252,8 @@ def _mistake(key: str, value: Any, allowed: Range, default: Any) -> Iterator[str
             f"config.{key} is '{wrong}'.{did_you_mean(str(wrong), allowed.choices)} It can be"
             f" {', '.join(name or repr('') for name in allowed.choices)}."
         )
+        if not many and default in allowed.choices:
+            yield f"Its default: --config.{key}={_word(default)}."
         return
     if many and allowed.kind is str and len(set(map(str, value))) and "" not in value:
         yield f"config.{key} is {value!r}, and each must be a text: set"
@@ -247,9 +265,9 @@ def _mistake(key: str, value: Any, allowed: Range, default: Any) -> Iterator[str
     items = value if many else (value,)
     for _ in range(1, allowed.depth):
         items = tuple(each for item in items for each in item)
-    if told != word and not all(map(allowed.is_kind, items)):
+    if told != word and not all(allowed.is_kind(x) and abs(x) < math.inf for x in items):
         told = f"{word}, {told}"
-    if many and "" in value:
+    if many and "" in value and allowed.kind is str:
         told += " that is not empty"
     yield f"config.{key} is {value!r}; {'each' if many else 'it'} must be {told}."
     if many and value == ("",):
@@ -257,5 +275,5 @@ def _mistake(key: str, value: Any, allowed: Range, default: Any) -> Iterator[str
     if allowed.zero and not many and isinstance(value, int | float) and value < 0:
         zero = allowed.kind(0)
         yield f"{zero} = {allowed.zero}: set --config.{key}={zero}."
-    elif not many and allowed.kind in (int, float) and allowed.holds(default):
-        yield f"Its default: --config.{key}={default}."
+    elif value != ("",) and allowed.holds(default):
+        yield f"Its default: --config.{key}={_word(default)}."

@@ -15,6 +15,11 @@ from phenomjax.system.errors import UserError, first_of
 from phenomjax.system.user_files import same_path
 
 log = logging.getLogger("phenomjax")
+# the mend where the file of a run is lost or damaged
+AGAIN = (
+    "have it written anew: the command of that run with another --workdir and"
+    " --config.stop_at_step=1 makes the same config.json there, to be copied"
+)
 LISTED = 8  # entries of a value that are told one by one
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the
 # length, not the mathematics.
@@ -87,13 +92,14 @@ def load(path: Path) -> ConfigDict:
     except FileNotFoundError:
         raise UserError(
             f"There is no {path}: {path.parent} is not the folder of a run, or lost its"
-            " configuration."
+            f" configuration. Give the workdir of a run; or, if it was one, {AGAIN}."
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."
+            f"{path} is not valid JSON ({error}): it was edited, or is damaged. Correct it, or"
+            f" {AGAIN}."
         ) from None
     task = str(stored.get("task", "mae"))
     config, allowed = base(task), ranges.declared(declare(task))
@@ -101,14 +107,13 @@ def load(path: Path) -> ConfigDict:
         stored.setdefault("optimizer.ema_warmup", False)  # it came later
     for key, value in stored.items():
         try:
-            _set(config, key, value)
             if key in allowed and not allowed[key].is_like(value):
-                nested = "tuple of " * allowed[key].depth
-                raise TypeError(f"it must be {nested}{allowed[key].kind.__name__}")
+                raise TypeError(f"it must be {allowed[key].kind_in_words()}")
+            _set(config, key, value)
         except (TypeError, AttributeError, KeyError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} says {key} {value!r}, which cannot be ({error}): it was edited, or is"
-                " damaged. Restore it from the run's first lines of output."
+                f" damaged. Correct it, or {AGAIN}."
             ) from error
     return config
 
@@ -126,6 +131,8 @@ def _set(config: ConfigDict, key: str, value: object) -> None:
         if name not in parent:
             parent[name] = ConfigDict()
         parent = parent[name]
+    if isinstance(parent.get(leaf), ConfigDict):
+        raise TypeError("a section is wanted, with keys of its own")
     if value is None and parent.get(leaf) is not None:
         raise TypeError("a value is wanted")
     parent[leaf] = value

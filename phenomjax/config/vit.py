@@ -1,5 +1,7 @@
 """The keys of vision transformers, of every objective that has one, with their sizes and checks."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from phenomjax.config import parametrisation
@@ -100,8 +102,10 @@ def check_encoder(c: ConfigDict) -> None:
 def check_width(c: ConfigDict, dim: str, heads: str) -> None:
     """Checks that heads and the position table divide the width of a transformer."""
     m = c.model
-    if m[dim] % m[heads] or m[dim] % 4:
+    step = math.lcm(m[heads], 4)
+    if m[dim] % step:
         raise UserError(
             f"config.model.{dim} {m[dim]} must be a multiple of config.model.{heads} {m[heads]},"
-            " and of 4 for the sin-cos position table."
+            " and of 4 for the sin-cos position table. Set"
+            f" --config.model.{dim}={max(round(m[dim] / step), 1) * step}."
         )

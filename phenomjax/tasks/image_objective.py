@@ -1,7 +1,5 @@
 """What objectives on images share: banks, their channels, the loader, the carry of nothing."""
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,15 +231,6 @@ def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], Shares]:
     where that of an index is divided by numbers of images.
     """
     node_cache.use(config.data.cache, config.data.cache_gb)
-    counts = Counter(
-        bank if "://" in bank else os.path.realpath(bank) for bank in map(str, config.data.banks)
-    )
-    if twice := [path for path, count in counts.items() if count > 1]:
-        raise UserError(
-            f"config.data.banks names {twice[0]} {counts[twice[0]]} times, so each of its images"
-            " would be there as often. Name it once, and give it a larger share with"
-            " --config.data.weights."
-        )
     named, weights = open_banks(config.data.banks), []
     for position, shares in mixtures.stages(config.data):
         if len(shares) == len(named):

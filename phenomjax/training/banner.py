@@ -69,6 +69,7 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
     )
     for step, rows in config.batch_ramp:
         log.info("from step %d on %d rows a step", step, rows)
+    _never_reached(config)
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     _fine_tuning(config, abstract)
@@ -79,6 +80,22 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
     log.info("data: %s", run.loader.describe())
     val = run.val_loader
     log.info("data: %s", val.describe() if val else "validation: none, nothing is held out")
+
+
+def _never_reached(config: ConfigDict) -> None:
+    """Warns of what was to change behind the last step."""
+    data = config.data
+    later = {
+        "batch_ramp": config.batch_ramp,
+        "data.weights_later": data.weights_later if "weights_later" in data else (),
+    }
+    for key, rows in later.items():
+        if beyond := [int(row[0]) for row in rows if row[0] >= config.num_steps]:
+            log.warning(
+                "config.%s changes something from step %d on, and the run ends at config.num_steps"
+                " %d: that never comes. Set another --config.%s, or a larger --config.num_steps.",
+                *(key, beyond[0], config.num_steps, key),
+            )
 
 
 def _fine_tuning(config: ConfigDict, abstract: TrainState) -> None:
@@ -161,7 +178,12 @@ def last_lines(
     log.info("goodput: %s", describe(run.goodput.write(step), starts))
     own.info("%s at step %d", how, step)
     if stopped:
-        log.info("run the same command again to continue at step %d", step)
+        asked = 0 < run.config.stop_at_step <= step  # where the same command would stop again
+        log.info(
+            "run the same command again%s to continue at step %d",
+            " with --config.stop_at_step=0, or a higher one," * asked,
+            step,
+        )
         return EXIT_STOPPED
     command = run.task.next_command.format(workdir=run.workdir)
     log.info("look at %s", run.workdir / "figures")

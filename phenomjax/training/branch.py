@@ -31,7 +31,7 @@ from phenomjax.config.checks import flatten
 from phenomjax.data.batches import Batches
 from phenomjax.models.parameter_names import divide
 from phenomjax.state import TrainState
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError, did_you_mean, first_of
 from phenomjax.system.user_files import at_step
 from phenomjax.training import branch_record
 from phenomjax.training.context import RunContext
@@ -182,12 +182,30 @@ def _checkpoint(run: Path, step: int | None, text: str) -> tuple[ConfigDict, int
     Raises:
       UserError: there is none.
     """
+    if "://" in text:
+        raise UserError(
+            f"config.continue_from is {text}, an address: the state of a run is read from a folder."
+            " Copy that run, config.json and checkpoints, to a disk, and give the copy."
+        )
+    if run.is_file():
+        raise UserError(
+            f"config.continue_from is {text}, a file, and a run goes on from a workdir. Set"
+            f" --config.continue_from={run.parent}"
+        )
     if not run.is_dir():
         near = [each.name for each in run.parent.glob("*")]
         raise UserError(
             f"config.continue_from is {text}, and there is no folder {run}."
             f"{did_you_mean(run.name, near)} Give the workdir of the run to go on from, and if it"
             " is not its newest checkpoint its step: WORKDIR@STEP."
+        )
+    if not (run / "config.json").exists():
+        inside = sorted(str(path.parent) for path in run.glob("*/config.json"))
+        found = f" Runs in it are {first_of(inside, 8)}." if inside else ""
+        raise UserError(
+            f"config.continue_from is {text}, and {run} is not the workdir of a run, or lost its"
+            f" configuration: it has no config.json.{found} Give the workdir of the run to go on"
+            " from, and if it is not its newest checkpoint its step: WORKDIR@STEP."
         )
     theirs, there = stored.load(run / "config.json"), workdir_lib.sealed_steps(run)
     try:  # that it can be read, though its values may be refused by now

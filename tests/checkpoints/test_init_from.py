@@ -140,6 +140,9 @@ def test_channels_by_another_name(run, caplog):
         c.init_names = (wrong,)
         with pytest.raises(UserError, match=r"init_names has .* there DNA, ER, Actin"):
             begin(folder, c)
+    c.init_names = ("actin=Actin", "actin=DNA")
+    with pytest.raises(UserError, match="says that actin is Actin there, and that it is DNA"):
+        begin(folder, c)
 
 
 def test_of_other_channels_alone_grey_images_have_the_same_features(run, pixels):
@@ -316,6 +319,7 @@ def test_parts_begin_anew(run):
     [
         (("decoder",), r"'decoder', which describes no parameter. Did you mean 'decoder/"),
         (("enc(.*",), r"'enc\(.*', which is no regular expression"),
+        ((".*",), r"init_fresh \('\.\*',\) leaves nothing that is taken"),
     ],
 )
 def test_patterns_that_describe_nothing(run, patterns, text):

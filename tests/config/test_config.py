@@ -56,6 +56,17 @@ def test_mistakes_are_named_with_their_mend(changes, text):
         config.finalize(valid(**changes))
 
 
+@pytest.mark.parametrize("task", ["mae", "perturbation", "causal_lm"])
+def test_a_bank_that_is_named_twice_is_refused(tmp_path, task):
+    bank, link = tmp_path / "b.zarr", tmp_path / "link.zarr"
+    bank.mkdir()
+    link.symlink_to(bank)
+    c = config.base(task)
+    c.data.banks = (str(bank), str(link))
+    with pytest.raises(UserError, match=r"names .*b\.zarr 2 times"):
+        config.finalize(c)
+
+
 @pytest.mark.parametrize("key", ["data.segment_len", "model.mem_len"])
 def test_flash_attention_with_relative_positions_trains_on_even_lengths(key):
     c = config.base("causal_lm")

@@ -57,7 +57,10 @@ def test_values_come_on_top_in_all_spellings(file):
         "--config.optimiser.name=lion": "Did you mean 'optimizer.name'?",
         "--config.mesh=dp": "config.mesh is a section: give one of its keys, mesh.",
         "--config.num_steps": "--config.num_steps has no value",
-        "--config.num_steps=1e3": "--config.num_steps=1e3 is not a whole number",
+        "--config.num_steps=1e3": "is not a whole number, and config.num_steps is (now 1000). Set"
+        " --config.num_steps=1000.",
+        "--config.optimizer.clip_norm=None": "0.0 = off: set --config.optimizer.clip_norm=0.0.",
+        "--config.checkpoint.keep_best=no": "0 = none: set --config.checkpoint.keep_best=0.",
         "--config.log.tensorboard=maybe": "is not true or false",
         "--config.optimizer.b1=big": "is not a number, and config.optimizer.b1 is (now 0.9)",
         "--config.data.banks=a,b": "is not a list, such as \"('a', 'b')\"",
@@ -122,11 +125,12 @@ def test_the_configuration_of_a_run_is_one(file, tmp_path):
     "section,key,value,text",
     [
         ("optimizer", "learning_rate", 10**400, "too large"),
-        (None, "batch_ramp", [8], "must be tuple of tuple of int"),
-        (None, "freeze", [["head/.*"]], "must be tuple of str"),
-        (None, "num_steps", True, "must be int"),
+        (None, "batch_ramp", [8], "must be a list of lists, each a whole number"),
+        (None, "freeze", [["head/.*"]], "must be a list, each a text"),
+        (None, "optimizer", 3, "a section is wanted"),
+        (None, "num_steps", True, "must be a whole number"),
     ],
-    ids=["large", "flat", "nested", "switch"],
+    ids=["large", "flat", "nested", "section", "switch"],
 )
 def test_a_configuration_that_was_edited_is_told(file, tmp_path, section, key, value, text):
     path, content = tmp_path / "config.json", read_config(file).to_dict()
@@ -135,9 +139,16 @@ def test_a_configuration_that_was_edited_is_told(file, tmp_path, section, key, v
     with pytest.raises(UserError, match=f"{path} says .*{text}"):
         read_config(str(path))
     path.unlink()
+    with pytest.raises(UserError, match="another --workdir and --config.stop_at_step=1 makes the"):
+        read_config(str(path))
     path.mkdir()
     with pytest.raises(UserError, match=f"{path} cannot be read"):
         read_config(str(path))
+
+
+def test_keys_of_another_task_are_told_as_such(file):
+    with pytest.raises(UserError, match=r"crop_size is not a key.* more are none either: these are"):
+        finalize(read_config(file, ["--config.task=causal_lm"]))
 
 
 def test_home_is_home_in_every_path(monkeypatch, tmp_path):

@@ -33,8 +33,8 @@ def changed(task="mae", **values):
             " --config.optimizer.clip_norm=0.0.",
         ),
         ({"optimizer__b1": 1.5}, "is 1.5; it must be at least 0 and below 1."),
-        ({"optimizer__learning_rate": float("nan")}, "is nan; it must be at least 0."),
-        ({"optimizer__learning_rate": float("inf")}, "is inf; it must be at least 0."),
+        ({"optimizer__learning_rate": float("nan")}, "is nan; it must be a finite number, at least 0."),
+        ({"optimizer__learning_rate": float("inf")}, "is inf; it must be a finite number, at least 0."),
         ({"seed": -1}, "config.seed is -1; it must be at least 0 and at most 4294967295."),
         ({"eval__every_steps": -1}, "0 = never: set --config.eval.every_steps=0."),
         ({"eval__num_batches": -1}, "0 = all of the split: set --config.eval.num_batches=0."),
@@ -48,6 +48,16 @@ def changed(task="mae", **values):
             {"data__weights": (1.0, -1.0)},
             "config.data.weights is (1.0, -1.0); each must be at least 0.",
         ),
+        ({"log__wandb_project": "None"}, "a name. For none set --config.log.wandb_project=''."),
+        ({"init_from": "none"}, "For none set --config.init_from=''."),
+        ({"mesh__preset": "ddp"}, "It can be dp, fsdp, hsdp, fsdp_tp. Its default: --config.mesh."),
+        (
+            {"model__channels": ("A", "B", "A")},
+            """has 'A' 2 times, and parameters are known by these names. Set"""
+            """ --config.model.channels="('A', 'B')".""",
+        ),
+        ({"model__embed_dim": 130, "model__num_heads": 4}, "Set --config.model.embed_dim=128."),
+        ({"optimizer__accumulate_steps": 7}, "Set --config.optimizer.accumulate_steps=4, or"),
         ({"data__simulate__photons": -1.0}, "config.data.simulate.photons is -1.0; it must be at"),
     ],
 )
@@ -110,7 +120,11 @@ def test_each_key_refuses_what_lies_outside(task):
         ({"optimizer__eps": 1e-6}, "nothing reads where config.optimizer.name is 'lion'. Set"),
         ({"optimizer__final_fraction": 0.1}, "where config.optimizer.schedule is 'one_cycle'."),
         ({"divergence__max_rollbacks": 5}, "or --config.divergence.action=rollback."),
-        ({"data__staging_share": 0.5}, "nothing reads where config.data.staging is ''. Set"),
+        (
+            {"data__staging_share": 0.5},
+            "nothing reads where config.data.staging is ''. Set --config.data.staging_share=1.0 or"
+            " give --config.data.staging.",
+        ),
     ],
 )
 def test_a_key_that_nothing_reads_is_refused_where_it_was_set(values, text):

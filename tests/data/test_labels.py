@@ -356,13 +356,6 @@ def test_held_out_images_of_no_experiment_are_told(tmp_path):
     assert "16 images have no experiment: they make parts of their own." in loader.describe()
 
 
-def test_a_bank_that_is_named_twice_is_refused(tmp_path):
-    bank = write(tmp_path / "b.zarr", rows_of())
-    (tmp_path / "link.zarr").symlink_to(bank)
-    with pytest.raises(UserError, match=r"names .*b\.zarr 2 times"):
-        task_of(config_of(bank, tmp_path / "link.zarr"), tmp_path)
-
-
 def test_groups_of_one_class_among_others_are_warned_of(tmp_path, caplog):
     rows = rows_of(perturbation=lambda e, p, w: f"g{w % 3 if e != 'E1' else 1}")
     task_of(config_of(write(tmp_path / "b.zarr", rows)), tmp_path)

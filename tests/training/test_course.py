@@ -225,6 +225,12 @@ def test_a_branch_takes_state_and_position_with_it_and_changes_the_rest(parent, 
             "Set --config.optimizer.schedule_from=8.",
         ),
         ({"continue_from": "{work}"}, "the --workdir itself"),
+        ({"continue_from": "{parent}/checkpoints"}, "at step 12 of {parent}, and config.num_steps"),
+        ({"continue_from": "{parent}/config.json"}, "Set --config.continue_from={parent}"),
+        ({"continue_from": "{parent.parent}"}, "Runs in it are {parent}"),
+        ({"continue_from": "s3://a/run"}, "an address: the state of a run is read from a folder"),
+        ({"init_from": "s3://a/run"}, "an address: checkpoints are read from a folder"),
+        ({"init_from": "{parent}@7"}, "config.init_from is {parent}@7: {parent}/checkpoints/7 doe"),
     ],
 )
 def test_what_cannot_go_on_is_told_with_the_way(parent, tmp_path, changes, text):
