@@ -57,7 +57,7 @@ def test_values_come_on_top_in_all_spellings(file):
         "--config.optimiser.name=lion": "Did you mean 'optimizer.name'?",
         "--config.mesh=dp": "config.mesh is a section: give one of its keys, mesh.",
         "--config.num_steps": "--config.num_steps has no value",
-        "--config.num_steps=1e3": "is not a whole number, and config.num_steps is (now 1000). Set"
+        "--config.num_steps=1e3": "is not a whole number, and config.num_steps is (now 40). Set"
         " --config.num_steps=1000.",
         "--config.optimizer.clip_norm=None": "0.0 = off: set --config.optimizer.clip_norm=0.0.",
         "--config.checkpoint.keep_best=no": "0 = none: set --config.checkpoint.keep_best=0.",
