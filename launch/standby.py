@@ -75,7 +75,7 @@ class Standby:
         self.seats = [None] * (len(nodes) - spares)  # node of each share
         self.keepers, self.events, self.round, self.step = {}, queue.Queue(), 0, -1
         self.silence, self.signals = silence, 0
-        self.workdir = Path(supervise.flag(program, "workdir") or ".")
+        self.workdir = Path(os.path.expanduser(supervise.flag(program, "workdir") or "."))
         self.idle, self.before = 0, -2  # starts in a row without progress; the step before
         os.environ.setdefault(wire.TOKEN, secrets.token_hex(32))
         self.address = ":".join(map(str, wire.serve(host, self.hear)))

@@ -93,9 +93,12 @@ def stop_at_step(command, workdir):
     if value is None:
         try:
             value = json.loads((workdir / "config.json").read_text()).get("stop_at_step", 0)
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):
             value = 0
-    return int(value)
+    try:
+        return int(value)
+    except (TypeError, ValueError):  # of which the program says what is wrong
+        return 0
 
 
 class Hold:

@@ -17,8 +17,8 @@ from phenomjax.system.user_files import same_path
 log = logging.getLogger("phenomjax")
 # the mend where the file of a run is lost or damaged
 AGAIN = (
-    "have it written anew: the command of that run with another --workdir and"
-    " --config.stop_at_step=1 makes the same config.json there, to be copied"
+    "have it written anew: the command of that run for a workdir of its own, with"
+    " --config.stop_at_step=1, makes the same config.json there, to be copied"
 )
 LISTED = 8  # entries of a value that are told one by one
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the

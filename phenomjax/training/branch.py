@@ -102,6 +102,8 @@ def restore(
       UserError: arrays of the checkpoint do not fit.
     """
     workdir, step = origin(run.config)
+    if not _folder(run.config.continue_from).is_dir():  # since `begin`
+        raise UserError(_damaged(run.config.continue_from, []))
     theirs = stored.load(workdir / "config.json")
     theirs.mesh = run.config.mesh
     other = optim.make(theirs)
@@ -259,6 +261,12 @@ def _damaged(text: str, wrong: list[str]) -> str:
         if others
         else "That run has no other; it was not touched."
     )
+    if not _folder(text).is_dir():
+        return (
+            f"The checkpoint {_folder(text)} was there and is gone: its run trains on, keeps the"
+            f" newest and the best alone, and deleted it. {ways} To have it keep more:"
+            " --config.checkpoint.keep_every_steps."
+        )
     return (
         f"The checkpoint {_folder(text)} is damaged, and nothing goes on from it:"
         f" {workdir_lib.some(wrong)}. {ways}"

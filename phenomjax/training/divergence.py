@@ -117,7 +117,7 @@ class RollBacks:
         count = sum(each["at"] >= self._begin for each in self.done)
         if c.divergence.action == "stop" or count >= c.divergence.max_rollbacks:
             tried = f" after {counted(count, 'roll-back')}" if count else ""
-            raise UserError(f"{what} Stopped{tried}; {self._mends(good)}", EXIT_FAILED)
+            raise UserError(f"{what} Stopped{tried}; {self._mends(good, error)}", EXIT_FAILED)
         assert good is not None  # a roll-back run saves step 0
         self.done = [*self.done, {"at": good, "skip": error.step - good}]
         say = log if messages.is_main() else own  # all do the same; one says it on the screen
@@ -131,7 +131,7 @@ class RollBacks:
             c.divergence.max_rollbacks,
         )
 
-    def _mends(self, good: int | None) -> str:
+    def _mends(self, good: int | None, error: Diverged) -> str:
         """Where the run stands, and what helps beyond what it does already."""
         c, workdir = self._run.config, self._run.workdir
         o = c.optimizer
@@ -150,6 +150,13 @@ class RollBacks:
         text = f"{at} What usually helps, in another --workdir{start}: {', or '.join(ways)}."
         if c.divergence.action == "stop":
             text += " In this one: --config.divergence.action=rollback, which skips such windows."
+        limit, norm = c.divergence.max_grad_norm, error.values["train/grad_norm"]
+        if np.isfinite(error.values["train/loss"]) and np.isfinite(norm):
+            text += (
+                f" The gradient norm was above config.divergence.max_grad_norm {limit:g}, and"
+                f" nothing else was wrong: if that is usual here, --config.divergence.max_grad_norm"
+                f"={2 * norm:.2g}, or 0.0 for no limit."
+            )
         banks = c.data.banks if "banks" in c.data else ()
         if banks:
             text += f" `python -m phenomjax.prepare inspect {banks[0]}` shows what the data hold."

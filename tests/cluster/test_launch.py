@@ -72,6 +72,8 @@ def test_flags_of_the_command_are_found(tmp_path):
     assert supervise.flag(["-workdir=a", "--workdir=b"], "workdir") == "b"
     assert supervise.flag(["--workdirs=a"], "workdir") is None
     assert supervise.stop_at_step(["--config.stop_at_step=7"], tmp_path) == 7
+    # of which the program says what is wrong
+    assert supervise.stop_at_step(["--config.stop_at_step=1e3"], tmp_path) == 0
     assert supervise.stop_at_step([], tmp_path) == 0
     (tmp_path / "config.json").write_text('{"stop_at_step": 9}')
     assert supervise.stop_at_step([], tmp_path) == 9

@@ -139,7 +139,7 @@ def test_a_configuration_that_was_edited_is_told(file, tmp_path, section, key, v
     with pytest.raises(UserError, match=f"{path} says .*{text}"):
         read_config(str(path))
     path.unlink()
-    with pytest.raises(UserError, match="another --workdir and --config.stop_at_step=1 makes the"):
+    with pytest.raises(UserError, match=r"--config\.stop_at_step=1, makes the same"):
         read_config(str(path))
     path.mkdir()
     with pytest.raises(UserError, match=f"{path} cannot be read"):
@@ -147,7 +147,9 @@ def test_a_configuration_that_was_edited_is_told(file, tmp_path, section, key, v
 
 
 def test_keys_of_another_task_are_told_as_such(file):
-    with pytest.raises(UserError, match=r"crop_size is not a key.* more are none either: these are"):
+    with pytest.raises(
+        UserError, match=r"crop_size is not a key.* more are none either: these are"
+    ):
         finalize(read_config(file, ["--config.task=causal_lm"]))
 
 

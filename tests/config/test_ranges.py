@@ -33,8 +33,14 @@ def changed(task="mae", **values):
             " --config.optimizer.clip_norm=0.0.",
         ),
         ({"optimizer__b1": 1.5}, "is 1.5; it must be at least 0 and below 1."),
-        ({"optimizer__learning_rate": float("nan")}, "is nan; it must be a finite number, at least 0."),
-        ({"optimizer__learning_rate": float("inf")}, "is inf; it must be a finite number, at least 0."),
+        (
+            {"optimizer__learning_rate": float("nan")},
+            "is nan; it must be a finite number, at least 0.",
+        ),
+        (
+            {"optimizer__learning_rate": float("inf")},
+            "is inf; it must be a finite number, at least 0.",
+        ),
         ({"seed": -1}, "config.seed is -1; it must be at least 0 and at most 4294967295."),
         ({"eval__every_steps": -1}, "0 = never: set --config.eval.every_steps=0."),
         ({"eval__num_batches": -1}, "0 = all of the split: set --config.eval.num_batches=0."),

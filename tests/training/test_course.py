@@ -311,6 +311,13 @@ def test_a_damaged_checkpoint_is_told_and_not_touched(parent, tmp_path):
         train.run(make_config(**PARENT, continue_from=f"{other}@8"), tmp_path / "new")
 
 
+def test_a_checkpoint_that_its_run_deletes_meanwhile_is_told(parent, tmp_path, monkeypatch):
+    shutil.copytree(parent, tmp_path / "other")
+    monkeypatch.setattr(branch.recovery, "damage", shutil.rmtree)
+    with pytest.raises(UserError, match=r"8 was there and is gone: .*@12 .*keep_every_steps"):
+        train.run(make_config(**PARENT, continue_from=f"{tmp_path}/other@8"), tmp_path / "new")
+
+
 def test_what_was_refused_is_mended_in_the_same_folder(parent, tmp_path):
     """Nothing was saved, so the configuration that was refused does not hold the folder."""
     how = {**PARENT, "continue_from": f"{parent}@8", "num_steps": 9}

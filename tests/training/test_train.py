@@ -188,6 +188,7 @@ def test_exploding_gradient_counts_as_diverged(tmp_path):
     text = str(error.value)
     assert "no checkpoint was written before" in text and "None" not in text
     assert "clip_norm=0.25 (now 0.5)" in text  # not what was there
+    assert "above config.divergence.max_grad_norm 1e-06, and nothing else was wrong" in text
     assert "In this one: --config.divergence.action=rollback" in text
 
 
