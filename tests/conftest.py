@@ -43,6 +43,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Or every worker would rewrite the assertions of all tests, which takes it five seconds.
 sys.dont_write_bytecode = False
 warm.collect_seldom()
+warm.share_contexts()
 threadpoolctl.threadpool_limits(1)  # of what a plugin loaded before
 LARGEST_WORKER, MOST_GROWTH = 2.0 * 2**30, 0.5 * 2**30
 PAGE = resource.getpagesize()
