@@ -286,15 +286,20 @@ def xla_flags():
     ][0]
     values = [pair["value"] for pair in jobset["env"] if pair["name"] == "XLA_FLAGS"]
     return set(values) | set(
-        re.findall(r"--xla_\w+=\w+", (ROOT / "launch" / "train.sbatch").read_text())
+        re.findall(r"--xla_\w+=true", (ROOT / "launch" / "train.sbatch").read_text())
     )
 
 
 def test_xla_knows_the_flags():
     (flag,) = xla_flags()  # JAX ends a process that is given a flag it does not know
+    _, settings = dry_run("train.sbatch", **GPU_NODES)
+    assert settings["XLA_FLAGS"].split() == [flag]
+    _, settings = dry_run("train.sbatch", **GPU_NODES, PHENOMJAX_NETWORK_GBPS="400")
+    network, same = settings["XLA_FLAGS"].split()
+    assert network.endswith("nic_speed_gbps=50") and same == flag  # bytes
     done = subprocess.run(
         [PYTHON, "-c", "import jax; jax.devices()"],
-        env={**os.environ, "XLA_FLAGS": flag},
+        env={**os.environ, "XLA_FLAGS": f"{network} {flag}"},
         capture_output=True,
         text=True,
     )
