@@ -7,8 +7,10 @@
 Data: 93 million 2048 px images of the authors, 3.5 billion 256 px crops; any bank of 6 channels
 works here. Hardware: theirs was 128 A100 for 20 000 A100-hours. The state (parameters, two momenta
 at most) fits one 80 GB GPU; hsdp divides it within a node. Work: 694 GFLOP per crop and step (3 x
-forward, matmuls only), 1.14e16 a step of 16384 crops. Expected: the paper reports .62 CORUM recall
-on RxRx3 after TVN. Nothing of that size has been trained with this code.
+forward, matmuls only), 1.14e16 a step of 16384 crops. On several nodes say what network a GPU has
+between them, so that sums there are hidden: PHENOMJAX_NETWORK_GBPS=400 sbatch launch/train.sbatch
+… (docs/how-to/slurm.md). Expected: the paper reports .62 CORUM recall on RxRx3 after TVN. Nothing
+of that size has been trained with this code.
 """
 
 from phenomjax import config
