@@ -311,6 +311,14 @@ def test_a_damaged_checkpoint_is_told_and_not_touched(parent, tmp_path):
         train.run(make_config(**PARENT, continue_from=f"{other}@8"), tmp_path / "new")
 
 
+def test_what_stops_a_run_again_and_what_never_comes_are_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "phenomjax")
+    c = make_config(num_steps=4, stop_at_step=2, batch_ramp=((9, 32),), figures__num_images=0)
+    assert train.run(c, tmp_path) == 75
+    assert "again with --config.stop_at_step=0, or a higher one, to continue at" in caplog.text
+    assert "config.batch_ramp changes something from step 9 on, and the run ends" in caplog.text
+
+
 def test_a_checkpoint_that_its_run_deletes_meanwhile_is_told(parent, tmp_path, monkeypatch):
     shutil.copytree(parent, tmp_path / "other")
     monkeypatch.setattr(branch.recovery, "damage", shutil.rmtree)
