@@ -73,7 +73,8 @@ def _round_trip(state: dict[str, np.ndarray], params: dict, model: ConfigDict) -
     """Largest difference after going to our layout (stacked and unstacked too) and back; infinite
     if a name changed.
     """
-    back = openphenom.to_state_dict(vit.stack_layers(jax.tree.map(jnp.asarray, params)), model)
+    stacked = jax.device_get(jax.jit(vit.stack_layers)(params))
+    back = openphenom.to_state_dict(stacked, model)
     if {k: v.shape for k, v in back.items()} != {k: v.shape for k, v in state.items()}:
         return float("inf")
     return max(float(np.abs(back[name] - state[name]).max()) for name in state)
@@ -86,67 +87,58 @@ def compute(
     module = mae.build(model, jnp.dtype(jnp.float32))
     pixels = jnp.asarray(case["pixels"]).transpose(0, 2, 3, 1)
     batch, height, width, count = pixels.shape
-    channels = jnp.tile(jnp.arange(count), (batch, 1))
+    patch, agnostic = spec["patch"], model.channel_agnostic
     noise = jnp.asarray(case["noise"])
     visible = models_patches.num_visible(noise.shape[1], model.mask_ratio)
-    masking = Masking(*models_patches.token_order(noise), visible)
 
-    def apply(method: str, *args: object, **kwargs: object) -> jax.Array:
-        # one program a method: operation by operation it would be hundreds
-        call = jax.jit(
-            lambda params: module.apply({"params": params}, *args, method=method, **kwargs)
+    @jax.jit  # operation by operation it would be hundreds of programs
+    def arrays(params: dict, pixels: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
+        def apply(method: str, *args: object, **options: object) -> jax.Array:
+            return module.apply({"params": params}, *args, method=method, **options)
+
+        channels = jnp.tile(jnp.arange(count), (batch, 1))
+        masking = Masking(*models_patches.token_order(noise), visible)
+        tokens = apply("tokens", pixels)
+        patches = tokens[:, 1:]
+        out = apply("__call__", pixels, channels, noise, visible, all_tokens=True)
+        only_masked = apply("__call__", pixels, channels, noise, visible)
+        per_patch = losses.fourier_patch(
+            only_masked.prediction, only_masked.target, 1 if agnostic else count
         )
-        return call(params)
-
-    tokens = apply("tokens", pixels)
-    patches = tokens[:, 1:]
-    out = apply("__call__", pixels, channels, noise, visible, all_tokens=True)
-    only_masked = apply("__call__", pixels, channels, noise, visible)
-    layout, agnostic = (
-        (
-            height,
-            width,
-            count,
-            spec["patch"],
-            model.channel_agnostic,
-        ),
-        model.channel_agnostic,
-    )
-    per_patch = losses.fourier_patch(
-        only_masked.prediction, only_masked.target, 1 if agnostic else count
-    )
-    images = (models_patches.unpatchify(x, *layout) for x in (out.prediction, out.target))
-    repeats = spec["max_in_chans"] if agnostic else 1
-    computed = {
-        "normalized": models_patches.self_standardise(pixels).transpose(0, 3, 1, 2),
-        "pos_embed": openphenom.fixed_tables(model, height // spec["patch"], repeats)[
-            openphenom.FIXED[0]
-        ],
-        "decoder_pos_embed": openphenom.fixed_tables(model, height // spec["patch"], count)[
-            openphenom.FIXED[1]
-        ],
-        "features": tokens,
-        "encoder_forward": apply("pooled", pixels),
-        "mean_patch_embedding": patches.mean(1),
-        "latent_masked": apply("latent", pixels, masking),
-        "mask": masking.mask,
-        "ids_restore": masking.restore,
-        "reconstruction": out.prediction,
-        "target_tokens": out.target,
-        "recon_loss": losses.squared_error(only_masked.prediction, only_masked.target).mean(),
-        "fourier_patch_masked": per_patch.mean(),
-        "fourier_image": losses.fourier_image(*images).mean(),
-        "fourier_repo_view_masked": (
-            losses.fourier_legacy(
+        images = (
+            models_patches.unpatchify(x, height, width, count, patch, agnostic)
+            for x in (out.prediction, out.target)
+        )
+        computed = {
+            "normalized": models_patches.self_standardise(pixels).transpose(0, 3, 1, 2),
+            "features": tokens,
+            "encoder_forward": apply("pooled", pixels),
+            "mean_patch_embedding": patches.mean(1),
+            "latent_masked": apply("latent", pixels, masking),
+            "mask": masking.mask,
+            "ids_restore": masking.restore,
+            "reconstruction": out.prediction,
+            "target_tokens": out.target,
+            "recon_loss": losses.squared_error(only_masked.prediction, only_masked.target).mean(),
+            "fourier_patch_masked": per_patch.mean(),
+            "fourier_image": losses.fourier_image(*images).mean(),
+            "fourier_repo_view_masked": losses.fourier_legacy(
                 out.prediction, out.target, masking.mask, count if agnostic else 1
-            ).mean()
-        ),
+            ).mean(),
+        }
+        if agnostic:
+            computed["channelwise_embedding"] = (
+                patches.reshape(batch, count, -1, spec["dim"]).mean(2).reshape(batch, -1)
+            )
+        return computed
+
+    def table(number: int, repeats: int) -> np.ndarray:
+        return openphenom.fixed_tables(model, height // patch, repeats)[openphenom.FIXED[number]]
+
+    return arrays(params, pixels, noise) | {
+        "pos_embed": table(0, spec["max_in_chans"] if agnostic else 1),
+        "decoder_pos_embed": table(1, count),
     }
-    if agnostic:
-        computed["channelwise_embedding"] = (
-            patches.reshape(batch, count, -1, spec["dim"]).mean(2).reshape(batch, -1)
-        )
-    return computed
 
 
 def relative_error(value: np.ndarray, expected: np.ndarray) -> float:
