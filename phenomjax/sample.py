@@ -35,13 +35,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from tyro.conf import arg
 
 from phenomjax.data.sequences.vocabulary import UNK, Vocabulary
-from phenomjax.inference.options import Checkpoint, check_not_there, check_numbers_and_folder
+from phenomjax.inference.options import Checkpoint, check_numbers_and_folder
 from phenomjax.inference.sequences import infilling, templates
 from phenomjax.inference.sequences.drawing import draw, letters
 from phenomjax.system import ending, files
 from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
+from phenomjax.system.outputs import Overwrite
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.system.types import Carry, Params
 from phenomjax.tasks.causal_lm import CausalLM
@@ -57,7 +58,7 @@ Count = Annotated[int, arg(metavar="N")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Overwrite):
     """Of `python -m phenomjax.sample`."""
 
     GROUPS: ClassVar[dict[str, str]] = {"temperature": "sampling", "fill": "fill", "out": ""}
@@ -88,9 +89,6 @@ class Options:
     position next whose likeliest residue is the likeliest)"""
     out: Path
     """FASTA for proteins; JSON lines with `id` and `text` for SMILES and source code"""
-
-    overwrite: bool = False
-    """write `out` anew where it is there already"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,7 +199,6 @@ def check(options: Options) -> None:
     check_numbers_and_folder(options, options.out, num=1, length=1, top_k=0)
     if options.fill and options.out.exists() and str(options.out) == options.fill:
         raise UserError(f"`out` {options.out} is what is read: give another name.")
-    check_not_there(options.out, options.overwrite)
     if not 0 <= options.seed < 2**32:
         raise UserError(f"`seed` is {options.seed}; it is a number from 0 to 4294967295.")
     if options.fill and options.prompt:

@@ -35,7 +35,7 @@ from jaxtyping import Float
 from tyro.conf import arg
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
-from phenomjax.inference.options import Checkpoint, check_not_there, check_numbers_and_folder
+from phenomjax.inference.options import Checkpoint, check_numbers_and_folder
 from phenomjax.inference.variants import agreement, likelihood, measured, whole
 from phenomjax.inference.variants import table as variants_table
 from phenomjax.inference.variants import wild_type as wild_types
@@ -45,6 +45,7 @@ from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, exit_on_user_error
 from phenomjax.system.log import counted
 from phenomjax.system.options import run_command
+from phenomjax.system.outputs import Overwrite, refuse
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
 
@@ -55,13 +56,12 @@ Count = Annotated[int, arg(metavar="N")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Overwrite):
     """Of `python -m phenomjax.score`."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "mutant_column": "table",
         "batch_tokens": "machine",
-        "overwrite": "",
     }
 
     checkpoint: Checkpoint
@@ -99,9 +99,6 @@ class Options:
     segment_len: Count = 0
     """longer proteins are read by segments of N tokens with the model's memory or states; 0: as in
     the run's evaluation; ELMo: 512; XLNet reads 1024 tokens around each residue"""
-
-    overwrite: bool = False
-    """write `out` anew where it is there already"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,9 +175,10 @@ def _check(options: Options) -> None:
     for source in (options.mutants, options.wild_type):
         if source and options.out.exists() and source.exists() and options.out.samefile(source):
             raise UserError(f"`out` {options.out} is what is read: give another name.")
-    check_not_there(options.out, options.overwrite)
     if abs(options.offset) > agreement.FARTHEST:
         raise UserError(f"`offset` {options.offset} is beyond the end of any protein.")
+    if options.scan:
+        refuse(options.out.with_suffix(".png"), options.overwrite)
     if options.scan == (options.mutants is not None):
         raise UserError(
             "One of `mutants` CSV, a table of variants, and `scan`, all substitutions, is wanted."

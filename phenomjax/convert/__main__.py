@@ -41,6 +41,7 @@ from phenomjax.system.errors import (
     exit_on_user_error,
 )
 from phenomjax.system.options import run_command
+from phenomjax.system.outputs import Overwrite, refuse
 
 log = logging.getLogger("phenomjax")
 NO_SOFTMAX = "the model has all features, and predicts nothing until it is trained"
@@ -50,10 +51,11 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.hdf5")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Overwrite):
     """Of `python -m phenomjax.convert`; behind a flag the models that read it."""
 
     GROUPS: ClassVar[dict[str, str]] = {"layout": "model"}
+    RESULT: ClassVar[str] = ""  # a file alone is overwritten, never the workdir of a run
 
     model: Positional[Literal["openphenom", "densenet", "transformer_xl", "xlnet", "elmo"]]
     """which model the weights are of"""
@@ -129,8 +131,7 @@ def write_theirs(options: Options, source: Path) -> None:
     """
     name, target = options.model, options.target
     array_files.check_name(target)
-    if target.exists():
-        raise UserError(f"{target} is there already. Give another name, or remove it first.")
+    refuse(target, options.overwrite, name="OUT")
     if not target.absolute().parent.is_dir():
         raise UserError(f"The folder {target.absolute().parent} does not exist. Make it first.")
     config, params, step = loading.load(source)

@@ -27,20 +27,20 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import arg
 
 from phenomjax.export import card, engine, hub, release, stablehlo, weights
-from phenomjax.system import ending, files
+from phenomjax.system import ending, files, outputs
 from phenomjax.system.errors import EXIT_DONE, UserError, check_folder_of, exit_on_user_error
 from phenomjax.system.options import run_command
 from phenomjax.trained import opening
 from phenomjax.trained.graphs import graph, onnx_file
 from phenomjax.trained.model import ImageModel
-from phenomjax.trained.release import LAYOUTS
+from phenomjax.trained.release import LAYOUTS, WEIGHTS
 
 log = logging.getLogger("phenomjax")
 Count = Annotated[int, arg(metavar="N")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(outputs.Overwrite):
     """Of `python -m phenomjax.export`; behind a flag the formats that read it."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -54,7 +54,7 @@ class Options:
     format: Literal["onnx", "stablehlo", "safetensors", "release", "tensorrt"]
     """what to write"""
     out: Path
-    """its name; it must not be there yet"""
+    """its name"""
     block: Annotated[tuple[int, ...], arg(metavar="N …")] = ()
     """onnx, stablehlo, tensorrt: encoder blocks, from 1; none: the last one"""
     channelwise: bool = False
@@ -118,10 +118,8 @@ def run(options: Options) -> int:
 
 def check(options: Options) -> None:
     """Raises UserError for options that cannot be honoured, before anything is loaded."""
-    if options.out.exists():
-        raise UserError(
-            f"`out` {options.out} is there already. Give another name, or remove it first."
-        )
+    if options.format in ("release", "safetensors"):
+        outputs.check_kind(options.out, WEIGHTS)
     check_folder_of(options.out)
     suffix = FORMATS[options.format][0]
     if suffix and options.out.suffix != suffix:
@@ -197,6 +195,7 @@ def write_folder(options: Options, model: ImageModel) -> None:
         else:
             said = weights.write(partial, model, layout)
             card.write(partial / "README.md", model, name, options.licence, layout)
+        files.remove(options.out)  # which is to be overwritten
     ending.wrote(
         options.out,
         f"{', '.join(files.names(options.out))}; read back, bit for bit, and run: {said}",

@@ -42,14 +42,6 @@ def check_least(options: object, **least: int) -> None:
             raise UserError(f"`{name}` is {getattr(options, name)}; it must be at least {value}.")
 
 
-def check_not_there(out: Path, overwrite: bool) -> None:
-    """Raises UserError if an output is there already and is not to be made anew."""
-    if out.exists() and not overwrite:
-        raise UserError(
-            f"`out` {out} is there already. Give another name, or add `overwrite` to write it anew."
-        )
-
-
 def check_numbers_and_folder(options: object, out: Path, **least: int) -> None:
     """`check_least`, and that the folder of the output is there."""
     check_least(options, **least)

@@ -20,12 +20,13 @@ from phenomjax.prepare.opening import refuse_twice
 from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.log import counted
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Overwrite):
     """Writes what is known of many image banks into one file, an index, which `data.banks` of a run
     may name.
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -32,6 +32,7 @@ from phenomjax.runs.reading import Run, find
 from phenomjax.system import ending, files
 from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
 from phenomjax.system.options import run_command
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 HAVE_COLUMNS = {
@@ -40,8 +41,10 @@ HAVE_COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Overwrite):
     """Of `python -m phenomjax.runs`."""
+
+    RESULT: ClassVar[str] = "html"
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR …")]
     """searched for runs, with all folders below"""

@@ -17,6 +17,7 @@ from phenomjax.figures.reconstructions import compare
 from phenomjax.system import ending, files
 from phenomjax.system.errors import UserError, exit_on_user_error
 from phenomjax.system.options import run_command
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -101,7 +102,7 @@ def _batch(
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Overwrite):
     """Of `python -m phenomjax.runs.reconstructions`."""
 
     checkpoints: tuple[str, ...]

@@ -19,7 +19,6 @@ Below the door nobody sees a dash: an error or a log line of a library names a s
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import importlib
 import io
@@ -32,24 +31,13 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
-from phenomjax.system import ending, help_pages, mistakes
-from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, UserError, did_you_mean
+from phenomjax.system import ending, help_pages, mistakes, outputs
+from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.user_files import expanded
 
 SUM = "_sha256"  # of a record: what is in the file that the setting before it names
 Options = TypeVar("Options")
-WRONG_KIND = (
-    "A folder stands where a file is wanted, or a file where a folder is: give another name.",
-    EXIT_CONFIG,
-)
-NAME = "Give another name.", EXIT_CONFIG
-NOT_YOURS = "Give a place that you own, or ask for the right to use this one.", EXIT_FAILED
-UNUSABLE = {  # by what the system says of a path: what mends it, and the exit code
-    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), WRONG_KIND),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), NAME),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NOT_YOURS),
-}
 
 
 def unrecorded(default: Any) -> Any:
@@ -142,6 +130,8 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
         hint = fields.get(flag)
         if hint is bool and equals:
             raise UserError(f"--{flag} takes no value: give --{flag} alone, or leave it out.")
+        if "\0" in word + (behind or ""):
+            raise UserError(f"--{flag} holds the sign NUL, which no path has: correct it.")
         if (value if equals else behind) == "" and flag in paths:
             raise UserError(f"--{flag} is empty: give a path. Is a variable of the shell not set?")
 
@@ -224,17 +214,14 @@ def run_command(
         spelt = functools.partial(help_pages.with_flags, names=flags)
         log_to_stderr(screen.quiet, spelt)
         try:
+            outputs.check(options)
             code = run(options)
         except UserError as error:
             raise UserError(spelt(str(error)), error.exit_code) from error
         except OSError as error:
-            place = error.filename2 or error.filename
-            if not place or error.errno not in UNUSABLE:
+            if (mistake := outputs.told(error)) is None:
                 raise
-            mend, exit_code = UNUSABLE[error.errno]
-            raise UserError(
-                f"{place} cannot be used: {error.strerror}. {mend}", exit_code
-            ) from error
+            raise mistake from error
         told.exit_code = code or EXIT_DONE
     return code
 

@@ -1,9 +1,11 @@
 """The screen of commands, and options from dataclasses."""
 
 import contextlib
+import errno
 import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import pytest
 import tyro
 
 from phenomjax import __main__ as commands
-from phenomjax.system import ending, files, help_pages, options
+from phenomjax.system import ending, files, help_pages, options, outputs
 from phenomjax.system.errors import UserError
 from tests.kinds import offers
 from tests.lab import ROOT
@@ -92,6 +94,66 @@ def test_a_word_without_a_flag_and_a_folder_in_the_place_of_a_file(tmp_path):
         with pytest.raises(UserError, match=r"cannot be used: .*[Gg]ive another name"):
             options.run_command(Asked, write, "p", "", ["word", "--out", str(out)])
     assert files.names(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "/proc/x/y", "/dev/full/x", "a\0b", ""])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(out):
+    began = []
+    with pytest.raises(UserError, match=r"^--out .*(cannot be used|NUL|is empty)") as told:
+        options.run_command(Asked, began.append, "p", "", ["word", "--out", out])
+    assert told.value.exit_code == 2 and not began
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("place", ["there/x", None])
+def test_a_disk_that_fails_during_the_work_is_told(number, place, tmp_path):
+    def fail(_):
+        raise OSError(number, os.strerror(number), place)
+
+    words = ["word", "--out", str(tmp_path / "o")]
+    if place or number in (errno.ENOSPC, errno.EDQUOT):
+        with pytest.raises(UserError, match=rf"{os.strerror(number)}\. (Make|Give)") as told:
+            options.run_command(Asked, fail, "p", "", words)
+        assert told.value.exit_code == 2
+    else:  # nobody could tell what it is about
+        with pytest.raises(OSError, match=os.strerror(number)):
+            options.run_command(Asked, fail, "p", "", words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made(outputs.Overwrite):
+    """Of a command that writes a file."""
+
+    out: Path
+    """of the result"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeInside(Made):
+    """Of a command that writes into a folder."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("a.json",)
+
+
+def test_what_is_there_stays_unless_a_flag_says_so(tmp_path):
+    def run_with(kind, *words):
+        began = []
+        options.run_command(kind, began.append, "p", "", ["--out", str(tmp_path / "o"), *words])
+        return len(began)
+
+    refused = r"^--out .* is there already\. Give another name, or add --overwrite to"
+    assert run_with(Made) == 1
+    (tmp_path / "o").mkdir()
+    assert run_with(Made) == run_with(MadeInside) == 1
+    (tmp_path / "o" / "b.json").write_text("of another command")
+    assert run_with(MadeInside) == run_with(Made, "--overwrite") == 1
+    with pytest.raises(UserError, match=refused):
+        run_with(Made)
+    (tmp_path / "o" / "a.json").write_text("{}")
+    with pytest.raises(UserError, match=refused.replace(".*", r".*a\.json")):
+        run_with(MadeInside)
+    assert run_with(MadeInside, "--overwrite") == 1
+    assert "overwrite" not in options.recorded(Made(out=tmp_path, overwrite=True))
 
 
 def test_a_reader_that_has_seen_enough():

@@ -44,6 +44,7 @@ from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -52,9 +53,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(TableOptions, Overwrite):
     """Of `python -m phenomjax.maps proximity`."""
 
+    MAKES: ClassVar[tuple[str, ...]] = ("proximity.json",)
     GROUPS: ClassVar[dict[str, str]] = {"transform": "method"}
 
     profiles: Tables = ()

@@ -19,6 +19,7 @@ from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress, counted
+from phenomjax.system.outputs import Overwrite
 from phenomjax.system.processes import core_count
 
 log = logging.getLogger("phenomjax")
@@ -29,7 +30,7 @@ OF_IMAGES = ("site", "source", "checksum")  # metadata that a well has not
 
 
 @dataclass(frozen=True, kw_only=True)
-class WellOptions:
+class WellOptions(Overwrite):
     """Of the commands that measure images by hand."""
 
     bank: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="BANK ...")]

@@ -17,7 +17,7 @@ best block is seldom the last.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -33,6 +33,7 @@ from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json
 from phenomjax.system.log import Progress
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(AlignmentOptions):
+class Options(AlignmentOptions, Overwrite):
     """Of `python -m phenomjax.maps blocks`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("blocks.json",)
 
     profiles: Tables = ()
     """an E.zarr with several blocks"""

@@ -68,7 +68,7 @@ import logging
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -95,6 +95,7 @@ from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 from phenomjax.system.options import recorded
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -102,8 +103,10 @@ FITTED_ON_CONTROLS = ("center_scale", "pca_center_scale", "tvn", "sphering", "ha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RetrievalOptions, ReplicateOptions, AlignmentOptions):
+class Options(RetrievalOptions, ReplicateOptions, AlignmentOptions, Overwrite):
     """Of `python -m phenomjax.maps benchmark`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("benchmark.json",)
 
     relationships: Files = ()
     """pairs (entity1, entity2) or complexes"""

@@ -20,7 +20,7 @@ import logging
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -41,6 +41,7 @@ from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_text
 from phenomjax.system.help_pages import with_flags
 from phenomjax.system.options import recorded
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -58,8 +59,10 @@ ALL: tuple[Method, ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RetrievalOptions, AlignmentSettings):
+class Options(RetrievalOptions, AlignmentSettings, Overwrite):
     """Of `python -m phenomjax.maps compare`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("compare.json",)
 
     align: Annotated[tuple[Method, ...], tyro.conf.arg(metavar="METHOD ...")] = ALL
     """methods that are compared (python -m phenomjax.maps align --help says what each does)"""

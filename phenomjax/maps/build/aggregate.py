@@ -40,6 +40,7 @@ from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError, first_of
 from phenomjax.system.log import counted
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -303,7 +304,7 @@ def chosen(profiles: Profiles, columns: Columns) -> Profiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(TableOptions, Overwrite):
     """Of `python -m phenomjax.maps aggregate`."""
 
     to: Literal["well", "perturbation", "gene"] = "perturbation"

@@ -73,6 +73,7 @@ from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import counted
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -277,7 +278,7 @@ def align_as_told(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(AlignmentOptions):
+class Options(AlignmentOptions, Overwrite):
     """Of `python -m phenomjax.maps align`."""
 
     out: Table

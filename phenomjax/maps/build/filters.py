@@ -26,7 +26,7 @@ at most --max_fdr.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -45,6 +45,7 @@ from phenomjax.statistics.permutation import p_values, q_values
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_table
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -59,8 +60,10 @@ ASKED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RetrievalOptions, ReplicateOptions, TableOptions):
+class Options(RetrievalOptions, ReplicateOptions, TableOptions, Overwrite):
     """Of `python -m phenomjax.maps filter`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("filter.parquet",)
 
     max_fdr: float = 0.05
     """false discovery rate"""

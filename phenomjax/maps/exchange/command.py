@@ -25,12 +25,13 @@ from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError, check_folder_of
 from phenomjax.system.log import counted
+from phenomjax.system.outputs import Overwrite, check_kind
 
 log = logging.getLogger("phenomjax")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReadOptions):
+class Options(ReadOptions, Overwrite):
     """Of `python -m phenomjax.maps export`."""
 
     out: Table
@@ -52,10 +53,8 @@ def run(options: Options) -> int:
             f"`bank` {options.bank} goes with `out` NAME.zarr: {out.name} holds no images. Leave"
             " it out, or name the output .zarr."
         )
-    if is_spatial and out.exists():
-        raise UserError(
-            f"`out` {out} is there already. Give another name, or remove the folder first."
-        )
+    if is_spatial:
+        check_kind(out, "zarr.json")
     check_folder_of(out)
     paths = require_some(options.profiles, "profiles")
     profiles = read(paths, options.wanted, out.absolute().parent)

@@ -78,6 +78,7 @@ def write(profiles: Profiles, out: Path, bank: ImageBank | None) -> int:
             for row, name in zip(rows.tolist(), names, strict=True):
                 _image(partial / "images" / name, bank, row, name)
                 bar.update()
+        files.remove(out)  # which is to be overwritten
     return len(rows)
 
 

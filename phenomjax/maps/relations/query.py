@@ -28,6 +28,7 @@ from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(TableOptions, Overwrite):
     """Of `python -m phenomjax.maps query`."""
 
     names: tyro.conf.Positional[Names]

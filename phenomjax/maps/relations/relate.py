@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -44,6 +44,7 @@ from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import replacing, write_json
 from phenomjax.system.log import Progress
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -237,8 +238,10 @@ def write_tables(path: Path, tables: Iterable["pa.Table"]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(TableOptions, Overwrite):
     """Of `python -m phenomjax.maps relate`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("neighbours.parquet",)
 
     top: int = 50
     """neighbours a side and kind"""

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -35,6 +35,7 @@ from phenomjax.statistics.cosines import exact_cosines, unit_rows
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -43,12 +44,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWS = 200  # of their intervals
+PICTURES = tuple(f"{name}.png" for name in ("heatmap", "pca", "umap", "recall", "chromosomes"))
 MAX_ROWS = 300  # of a heat map whose names can be read
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(TableOptions, Overwrite):
     """Of `python -m phenomjax.maps pictures`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = PICTURES
 
     corrected: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """a second map of the same rows: above the diagonal, and a second recall curve"""

@@ -43,6 +43,7 @@ from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_text
 from phenomjax.system.log import counted
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(TableOptions, Overwrite):
     """Of `python -m phenomjax.maps explore`."""
 
     GROUPS: ClassVar[dict[str, str]] = {

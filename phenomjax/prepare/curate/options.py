@@ -10,6 +10,7 @@ from phenomjax.data import store
 from phenomjax.engine.options import EngineOptions
 from phenomjax.prepare.curate.pixels.limits import GateOptions
 from phenomjax.statistics.consistency import DRAWS, Null, check_draws
+from phenomjax.system import outputs
 from phenomjax.system.errors import UserError, check_folder_of
 from phenomjax.system.options import unrecorded
 
@@ -90,11 +91,7 @@ class Options(GateOptions, EngineOptions):
                 " `python -m phenomjax.prepare mirror`."
             )
         check_folder_of(self.out)
-        if self.out.exists() and not self.overwrite:
-            raise UserError(
-                f"`out` {self.out} is there already. Give another name, or --overwrite to replace"
-                " it."
-            )
+        outputs.refuse(self.out, self.overwrite)
         if self.subset is not None and self.subset.suffix != ".zarr":
             raise UserError(f"`subset` {self.subset} is a bank: its name must end with .zarr.")
         if self.subset is not None and store.is_dir(self.subset):

@@ -42,7 +42,7 @@ from phenomjax.prepare.joining import duplicates, images, tokens
 from phenomjax.prepare.opening import open_banks, writing
 from phenomjax.prepare.subsets import choosing
 from phenomjax.prepare.subsets.choosing import Choice, Wanted
-from phenomjax.system import ending, files
+from phenomjax.system import ending, files, outputs
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, check_folder_of
 from phenomjax.system.options import unrecorded
 
@@ -165,11 +165,8 @@ def _check(options: Options) -> None:
     if options.by and options.fraction is None:
         raise UserError("`by` goes with `fraction`, the share of the groups. Give both.")
     check_folder_of(options.out)
-    if options.out.suffix == ".parquet" and options.out.exists() and not options.overwrite:
-        raise UserError(
-            f"`out` {options.out} is there already. Give another name, or --overwrite to replace"
-            " it."
-        )
+    if options.out.suffix == ".parquet":  # a bank is continued
+        outputs.refuse(options.out, options.overwrite)
 
 
 def _made(options: Options) -> dict:

@@ -16,7 +16,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -26,15 +26,21 @@ from phenomjax.scaling.fit import law
 from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure
+from phenomjax.system.outputs import Overwrite
 
 log = logging.getLogger("phenomjax")
 
 FORMATS = ("png", "svg", "pdf")
+PICTURES = tuple(
+    f"{name}.{format}" for name in ("loss", "budgets", "known", "recall") for format in FORMATS
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Overwrite):
     """Of `python -m phenomjax.scaling figure`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = PICTURES
 
     fit: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """folder of `python -m phenomjax.scaling fit`"""

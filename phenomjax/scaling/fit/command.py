@@ -15,7 +15,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 from threadpoolctl import threadpool_limits
@@ -25,11 +25,14 @@ from phenomjax.scaling.fit import comparisons, downstream, estimate, leave_out, 
 from phenomjax.scaling.fit.law import STABLE, Fit
 from phenomjax.system import ending
 from phenomjax.system.errors import UserError, first_of
+from phenomjax.system.outputs import Overwrite
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Overwrite):
     """Options of `python -m phenomjax.scaling fit`."""
+
+    MAKES: ClassVar[tuple[str, ...]] = ("fit.json",)
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """folder of the fit"""
