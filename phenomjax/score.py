@@ -151,7 +151,16 @@ def run(options: Options) -> int:
             len(table.rows),
             _invalid(options.out),
         )
-    if not options.scan:
+    if options.scan:
+        ending.then(
+            "set another model beside it",
+            "python -m phenomjax.score --checkpoint runs/other --wild_type {} --mutants {}"
+            " --target_column {} --score_column other --out both.csv",
+            options.wild_type,
+            options.out,
+            name,
+        )
+    else:
         ending.then(
             "score all substitutions",
             "python -m phenomjax.score --checkpoint {} --wild_type {} --scan --out scan.csv",

@@ -6,6 +6,7 @@ its tables (`x-columns`) and what each version of it brought (`x-history`).
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from docs.generate.source import ROOT, sentence
@@ -15,6 +16,7 @@ ORDER = (
     *("image_bank", "token_bank", "image_bank_index", "selection", "run", "release"),
     *("embeddings", "profiles"),
 )
+OBJECTS = ("sweep_object", "preflight_object")  # what --json prints
 INTRO = """# Formats
 
 What the commands write, so that other programs can read it: which files there are, what each says
@@ -30,14 +32,29 @@ name when it is whole: what is interrupted is never taken for a result.
 """
 
 
-def schemas() -> dict[str, dict[str, Any]]:
+def schemas(names: Sequence[str] = ORDER) -> dict[str, dict[str, Any]]:
     """{format: its schema}."""
-    return {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in ORDER}
+    return {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in names}
 
 
 def page() -> str:
     """The page."""
-    return "\n".join([INTRO, *(_of(name, schema) for name, schema in schemas().items())])
+    formats = [_of(name, schema) for name, schema in schemas().items()]
+    objects = [_of_object(name, schema) for name, schema in schemas(OBJECTS).items()]
+    return "\n".join([INTRO, *formats, *objects])
+
+
+def _of_object(name: str, schema: dict[str, Any]) -> str:
+    command = schema["x-command"]
+    lines = [
+        f"## {schema['title']} {{ #{name} }}\n",
+        f"{schema['description']} Where there is an `error`, keys may be missing. Command:"
+        f" [`{command}`](commands/{command}.md); schema: [{name}.json](schemas/{name}.json).\n",
+        "| key | type | what it is |",
+        "| --- | --- | --- |",
+        *_keys(schema),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _of(name: str, schema: dict[str, Any]) -> str:

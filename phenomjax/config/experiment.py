@@ -252,7 +252,7 @@ def run_door(
     Raises:
       UserError: an unknown or missing flag, or a configuration that cannot be read.
     """
-    overrides, others = _split(sys.argv[1:] if argv is None else argv)
+    overrides, others = split_words(sys.argv[1:] if argv is None else argv)
 
     def start(options: RunOptionsT) -> int:
         if not speaks(options):
@@ -268,7 +268,7 @@ def run_door(
     return run_command(kind, start, prog, page, others)
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of --config.KEY, with their values, and the others."""
     overrides, others, wants_value = list[str](), list[str](), False
     for word in words:

@@ -171,6 +171,13 @@ def write_theirs(options: Options, source: Path) -> None:
     if unsaid := their_config.unsaid(name, config.model):
         log.info("their programs do not know, and %s says: %s", beside.name, "; ".join(unsaid))
     log.info("read back, %s", back_again.proof)
+    ending.then(
+        "as a workdir again",
+        "python -m phenomjax.convert {} {} {}",
+        name,
+        target,
+        target.with_suffix(""),
+    )
 
 
 def write_ours(options: Options, source: Path) -> None:

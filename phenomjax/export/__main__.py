@@ -37,6 +37,8 @@ from phenomjax.trained.release import LAYOUTS, WEIGHTS
 
 log = logging.getLogger("phenomjax")
 Count = Annotated[int, arg(metavar="N")]
+# of `python -m phenomjax.embed images`, which run such a graph
+RUNTIMES = {"onnx": "onnxruntime", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +108,30 @@ def run(options: Options) -> int:
     FORMATS[options.format][1](options, model)
     if options.push:
         log.info("it is at %s", hub.push(options.out, options.push, options.public))
-    if options.format == "release":
-        ending.then(
-            "embed with it",
-            "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr"
-            " --out embeddings.zarr",
-            options.out,
-        )
+    tell_next(options, model)
     return EXIT_DONE
+
+
+def tell_next(options: Options, model: ImageModel) -> None:
+    """What can be done with it; a graph is for programs of others, as its page tells."""
+    embed = "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr"
+    if options.format == "release":
+        ending.then("embed with it", f"{embed} --out embeddings.zarr", options.out)
+    elif options.format == "safetensors" and options.layout != "timm":
+        ending.then(
+            "as a workdir again",
+            "python -m phenomjax.convert {} {} {}",
+            "openphenom" if model.config.task == "mae" else "densenet",
+            options.out,
+            f"{options.out}_run",
+        )
+    elif options.format in RUNTIMES:
+        ending.then(
+            "embed by the same runtime",
+            f"{embed} --runtime {{}} --out embeddings.zarr",
+            options.checkpoint,
+            RUNTIMES[options.format],
+        )
 
 
 def check(options: Options) -> None:

@@ -39,7 +39,7 @@ from tyro.conf import arg
 
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import messages, presence
-from phenomjax.config.experiment import RunOptions, run_door
+from phenomjax.config.experiment import RunOptions, run_door, split_words
 from phenomjax.preflight.checks import CHECKS
 from phenomjax.preflight.exchange import Exchange
 from phenomjax.preflight.results import table
@@ -90,6 +90,9 @@ def run(
         head = f"{when} UTC, {exchange.count} process(es): {', '.join(exchange.full_names)}"
         head = "\n".join([f"preflight of {program}", *textwrap.wrap(head, 150)])
         text = table(list(preflight.results.values()), head)
+        ending.note(
+            passed=preflight.passed, checks=[one.as_dict() for one in preflight.results.values()]
+        )
         print("\n" + text, flush=True)
         try:
             files.write_text(workdir / FILE, text)
@@ -100,6 +103,8 @@ def run(
     # JAX's exit barrier would wait for them, and the coordinator must be the last
     if exchange.gone or preflight.hung:
         time.sleep(3.0 if messages.is_main() else 0.5)
+        if messages.is_main():
+            ending.leave(code, "")
         sys.stderr.flush()
         os._exit(code)
     return code
@@ -117,7 +122,12 @@ def start(options: Options, config: ConfigDict) -> int:
     places = tuple(f"--{name}" for name in cluster_flags.FLAGS)
     program = " ".join(word for word in sys.argv[1:] if not word.startswith(places))
     with presence.connected():
-        return run(config, expanded(options.workdir), options.expect_gbps, program)
+        code = run(config, expanded(options.workdir), options.expect_gbps, program)
+    if code == EXIT_DONE:
+        words = [options.config, "--workdir", options.workdir, *split_words(sys.argv[1:])[0]]
+        command = "python -m phenomjax.main --config" + " {}" * len(words)
+        ending.then("start the run, on the same hosts", command, *words)
+    return code
 
 
 if __name__ == "__main__":

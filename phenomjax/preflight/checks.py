@@ -28,8 +28,9 @@ def _check(
     mend: str,
     needs: tuple[str, ...] = (),
     devices: bool = False,
+    numbers: Callable[[list[Found]], dict[str, float]] = lambda _: {},
 ) -> AnyCheck:
-    return Check(name, LIMITS[name], collect, judge, mend, needs, devices)
+    return Check(name, LIMITS[name], collect, judge, mend, needs, devices, numbers)
 
 
 # The text is the mend of a check that hangs or fails in an unforeseen way; the foreseen ones have
@@ -40,6 +41,7 @@ CHECKS = (
         hosts.look_at_devices,
         hosts.judge_devices,
         "See `nvidia-smi` there: a driver or a GPU hangs.",
+        numbers=hosts.numbers_of_devices,
     ),
     _check("clocks", hosts.look_at_clock, hosts.judge_clocks, _HOSTS),
     _check(
@@ -56,6 +58,7 @@ CHECKS = (
         files.judge_data,
         "See that the banks are mounted and readable there.",
         needs=("config",),
+        numbers=files.numbers_of_data,
     ),
     _check(
         "disk",
@@ -63,9 +66,25 @@ CHECKS = (
         files.judge_disk,
         "Correct the model of the configuration.",
         needs=("data",),
+        numbers=files.numbers_of_disk,
     ),
-    _check("network", hosts.all_reduce, hosts.judge_all_reduce, _NCCL, devices=True),
-    _check("steps", steps.run_steps, steps.judge_steps, _MEMORY, needs=("data",), devices=True),
+    _check(
+        "network",
+        hosts.all_reduce,
+        hosts.judge_all_reduce,
+        _NCCL,
+        devices=True,
+        numbers=hosts.numbers_of_all_reduce,
+    ),
+    _check(
+        "steps",
+        steps.run_steps,
+        steps.judge_steps,
+        _MEMORY,
+        needs=("data",),
+        devices=True,
+        numbers=steps.numbers_of_steps,
+    ),
     _check(
         "one process",
         steps.run_alone,
@@ -80,6 +99,7 @@ CHECKS = (
         _WORKDIR,
         needs=("workdir", "steps"),
         devices=True,
+        numbers=files.numbers_of_checkpoint,
     ),
     _check("stop signal", hosts.stop_together, hosts.judge_stop, _HOSTS),
 )

@@ -196,6 +196,15 @@ def judge_data(found: list[Read], names: list[str]) -> str:
     )
 
 
+def numbers_of_data(found: list[Read]) -> dict[str, float]:
+    """Of the slowest process, and what could not be read by all."""
+    return {
+        f"{found[0]['unit']}_per_second": min(f["rate"] for f in found),
+        "rows_per_process": found[0]["rows"],
+        "unreadable": sum(f["bad"] for f in found),
+    }
+
+
 def look_at_disk(bench: Bench) -> Space:
     """Bytes of the state, and what is free."""
     assert bench.mesh is not None
@@ -228,6 +237,17 @@ def judge_disk(found: list[Space], names: list[str]) -> str:
             " keep_best, keep_every_steps).",
         )
     return text
+
+
+def numbers_of_disk(found: list[Space]) -> dict[str, float]:
+    """Of the fullest disk."""
+    f = min(found, key=lambda f: f["free"])
+    return {
+        "free_bytes": f["free"],
+        "needed_bytes": f["need"] * f["copies"],
+        "checkpoint_bytes": f["need"],
+        "checkpoints": f["copies"],
+    }
 
 
 def save_and_restore(bench: Bench) -> Kept:
@@ -295,3 +315,12 @@ def judge_checkpoint(found: list[Kept], names: list[str]) -> str:
         f" waits {blocked:.2f} s of them), verified and restored in"
         f" {max(f['read'] for f in found):.2f} s: equal bit for bit"
     )
+
+
+def numbers_of_checkpoint(found: list[Kept]) -> dict[str, float]:
+    """Of the slowest process."""
+    return {
+        "written_seconds": max(f["wrote"] for f in found),
+        "blocked_seconds": max(f["blocked"] for f in found),
+        "restored_seconds": max(f["read"] for f in found),
+    }

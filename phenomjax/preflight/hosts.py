@@ -89,6 +89,15 @@ def judge_devices(found: list[Devices], names: list[str]) -> str:
     )
 
 
+def numbers_of_devices(found: list[Devices]) -> dict[str, float]:
+    """Of all processes; GiB 0 where JAX does not tell."""
+    return {
+        "processes": len(found),
+        "devices": sum(f["count"] for f in found),
+        "gib_per_device": min(f["GiB"] for f in found),
+    }
+
+
 def look_at_clock(bench: Bench) -> list[float] | None:
     """Process 0 asks each of the others for the time; [how far ahead of process 0, uncertainty, …]
     in seconds.
@@ -216,11 +225,22 @@ def all_reduce(bench: Bench) -> Reduced:
     return {"n": n, "seconds": seconds, "expect": bench.expect_gbps, "host": socket.gethostname()}
 
 
-def judge_all_reduce(found: list[Reduced], names: list[str]) -> str:
-    n, rates = found[0]["n"], {}
+def _rates(found: list[Reduced]) -> dict[str, float]:
+    """Bytes a second by MiB, as text, of the slowest process."""
+    n, rates = found[0]["n"], dict[str, float]()
     for mib in found[0]["seconds"]:
         slowest = max(float(f["seconds"][mib]) for f in found)
         rates[mib] = 2 * (n - 1) / n * int(mib) * MIB / slowest if slowest else np.inf
+    return rates
+
+
+def numbers_of_all_reduce(found: list[Reduced]) -> dict[str, float]:
+    """The best of all sizes."""
+    return {"gbit_per_second": 8e-9 * max(_rates(found).values()), "devices": found[0]["n"]}
+
+
+def judge_all_reduce(found: list[Reduced], names: list[str]) -> str:
+    n, rates = found[0]["n"], _rates(found)
     sizes = ", ".join(f"{mib} MiB {rate / 1e9:.3g} GB/s" for mib, rate in rates.items())
     best, expect = 8e-9 * max(rates.values()), found[0]["expect"]
     hosts = len({f["host"] for f in found})

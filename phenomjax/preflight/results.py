@@ -1,7 +1,7 @@
 """How the checks of a preflight went: what they raise, the rows of the table, and the table."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 OK, FAIL, SKIPPED, NOT_RUN = "ok", "FAIL", "skipped", "not run"
 
@@ -24,13 +24,20 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """How a check went: `status` is OK, FAIL, SKIPPED or NOT_RUN."""
+    """How a check went: `status` is OK, FAIL, SKIPPED or NOT_RUN; `numbers` are for scripts, with
+    their units in their names.
+    """
 
     check: str
     status: str
     seconds: float
     detail: str
     mend: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """As scripts read it: `status` ok, fail, skipped or not run."""
+        return asdict(self) | {"status": self.status.lower()}
 
 
 def table(results: list[Result], head: str, width: int = 150) -> str:

@@ -54,6 +54,7 @@ class Check(Generic[Found]):
         longer than `seconds`.
       needs: checks without which this one cannot run.
       devices: whether it runs collectives.
+      numbers: what each process found -> numbers for scripts.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Check(Generic[Found]):
     mend: str
     needs: tuple[str, ...] = ()
     devices: bool = False
+    numbers: Callable[[list[Found]], dict[str, float]] = lambda _: {}
 
 
 AnyCheck = Check[Any]
@@ -166,15 +168,18 @@ class Preflight:
             )
             mends = " ".join(dict.fromkeys(mend for _, mend in problems if mend))
             return Result(check.name, FAIL, seconds, text, mends)
+        numbers = dict[str, float]()
         try:
             if skips := [outcome["skip"] for outcome in outcomes.values() if "skip" in outcome]:
                 raise Skip(skips[0])
-            detail = check.judge([outcome["value"] for outcome in outcomes.values()], names)
+            found = [outcome["value"] for outcome in outcomes.values()]
+            numbers = check.numbers(found)
+            detail = check.judge(found, names)
         except Skip as error:
             return Result(check.name, SKIPPED, seconds, str(error))
         except Problem as error:
-            return Result(check.name, FAIL, seconds, str(error), error.mend)
-        return Result(check.name, OK, seconds, detail)
+            return Result(check.name, FAIL, seconds, str(error), error.mend, numbers)
+        return Result(check.name, OK, seconds, detail, "", numbers)
 
     def _problems(
         self, check: AnyCheck, outcomes: dict[int, Outcome]

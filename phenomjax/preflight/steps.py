@@ -1,6 +1,7 @@
 """Checks of a preflight that train: the first steps on all processes, and the same ones on one."""
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,11 +34,14 @@ StepMetrics = dict[str, float]
 
 
 class Stepped(TypedDict):
-    """What one process saw of the first steps: their metrics, median seconds, GiB a device."""
+    """What one process saw of the first steps: their metrics, median seconds, GiB a device; and how
+    many steps the run has.
+    """
 
     metrics: list[StepMetrics]
     seconds: float
     GiB: float
+    num_steps: int
 
 
 class Alone(TypedDict):
@@ -126,7 +130,12 @@ def run_steps(bench: Bench) -> Stepped:
 
     assert bench.mesh is not None
     bench.state, bench.losses, seconds = steps(bench, bench.mesh, ready)
-    return {"metrics": bench.losses, "seconds": seconds, "GiB": max(memory) / 2**30}
+    return {
+        "metrics": bench.losses,
+        "seconds": seconds,
+        "GiB": max(memory) / 2**30,
+        "num_steps": bench.config.num_steps,
+    }
 
 
 def judge_steps(found: list[Stepped], names: list[str]) -> str:
@@ -148,6 +157,21 @@ def judge_steps(found: list[Stepped], names: list[str]) -> str:
         f"{STEPS} steps, loss {losses[0][0]:.4f} to {losses[0][-1]:.4f}; {slow:.3g} s a step,"
         f" {found[0]['GiB']:.2f} GiB a device"
     )
+
+
+def numbers_of_steps(found: list[Stepped]) -> dict[str, float]:
+    """What the steps foretell of the run: of all its steps at the rate of the slowest process,
+    without evaluations and checkpoints.
+    """
+    slow = max(f["seconds"] for f in found)
+    losses = [m["train/loss"] for m in found[0]["metrics"]]
+    return {
+        "steps_per_second": 1 / slow if slow else math.inf,
+        "days_of_all_steps": found[0]["num_steps"] * slow / 86400,
+        "gib_per_device": max(f["GiB"] for f in found),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+    }
 
 
 def _bytes(compiled: Compiled) -> int:

@@ -98,6 +98,14 @@ def run(options: Options, command: str) -> int:
     figures = sum(path.suffix == ".png" for path in others)
     ending.wrote(page, f"for a browser, with {counted(figures, 'figure')}; report.md, results.json")
     ending.note(verdicts=[one.as_dict() for one in judged], unread=unread)
+    more = ["--data", options.data] if options.data else []
+    words = [*options.checkpoint, "runs/other", "--suite", options.suite, *more]
+    ending.then(
+        "another run beside it; what is done is kept",
+        "python -m phenomjax.evaluate --checkpoint" + " {}" * len(words) + " --out {}",
+        *words,
+        options.out,
+    )
     if unread:
         log.warning("%d tasks could not be read, see above: %s", len(unread), ", ".join(unread))
     return EXIT_FAILED if unread else EXIT_DONE

@@ -113,10 +113,12 @@ def run(options: Options) -> int:
     if options.worker:
         opened = study.Study(study.load(options.study))
         return Worker(opened, Path(options.workdir) if options.workdir else None).run()
-    from phenomjax.sweep.report import report  # loads matplotlib, which workers do not need
+    from phenomjax.sweep.report import report, tell  # loads matplotlib, which workers do not need
 
     if options.report:
-        print(report(study.Study(study.load(options.study))))
+        opened = study.Study(study.load(options.study))
+        print(report(opened))
+        tell(opened)
         return EXIT_DONE
     opened = study.Study(settings(options), create=True)
     code = launchers.work(
@@ -124,6 +126,7 @@ def run(options: Options) -> int:
     )
     print(report(opened), flush=True)
     ending.note_written(options.study)
+    tell(opened)
     if code != EXIT_DONE:
         return code
     if not opened.done():

@@ -2,23 +2,23 @@
 figures of importance and of all values.
 """
 
-import shlex
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from phenomjax.sweep.study import Study, standing
-from phenomjax.system import files
+from phenomjax.system import ending, files
 from phenomjax.system.log import table
 
 STATES = ("complete", "pruned", "paused", "running", "diverged", "failed")
 
 
 def report(study: Study) -> str:
-    """The table, the figures that were drawn, and the command that trains the winner."""
+    """The table, the figures that were drawn, and the best trial."""
     s, trials = study.settings, sorted(study.trials(), key=_rank)
     states = [_state(study, t) for t in trials]
     lines = [_trials(study, trials)]
@@ -35,26 +35,45 @@ def report(study: Study) -> str:
     lines += importance(study, trials)
     if not trials or not trials[0].user_attrs["losses"]:
         return "\n".join([*lines, "no trial has a val/loss yet"])
-    best = trials[0]
-    losses = best.user_attrs["losses"]
-    step = s.rungs_of(best.number)[len(losses) - 1]
-    values = [f"--config.{key}={value}" for key, value in s.values(best).items()]
-    command = [
-        "python",
-        "-m",
-        "phenomjax.main",
-        "--config",
-        s.config,
-        *s.overrides,
-        *values,
-        "--workdir",
-        _shown(s.path / "winner"),
-    ]
+    best = _described(study, trials[0])
     lines.append(
-        f"best: trial {best.number:04d}, val/loss {losses[-1]:.4f} at step {step}, trained in"
-        f" {_shown(s.workdir(best.number))}; this trains it anew:\n  {shlex.join(command)}"
+        f"best: trial {best['trial']:04d}, val/loss {best['val/loss']:.4f} at step {best['step']},"
+        f" trained in {_shown(study.settings.workdir(best['trial']))}"
     )
     return "\n".join(lines)
+
+
+def tell(study: Study) -> None:
+    """What a script wants to know of it; and the command that trains the winner."""
+    s, trials = study.settings, sorted(study.trials(), key=_rank)
+    states = [_state(study, t) for t in trials]
+    described = [_described(study, t) for t in trials]
+    best = described[0] if described and described[0]["val/loss"] is not None else None
+    ending.note(
+        study=s.folder,
+        trials={state: states.count(state) for state in STATES if state in states},
+        best=best,
+        all_trials=described,
+    )
+    if best is None:
+        return
+    values = [f"--config.{key}={value}" for key, value in best["settings"].items()]
+    words = [s.config, *s.overrides, *values, "--workdir", _shown(s.path / "winner")]
+    command = "python -m phenomjax.main --config" + " {}" * len(words)
+    ending.then("train the best anew", command, *words)
+
+
+def _described(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """A trial as scripts read it: its last val/loss, and of which step, None without one."""
+    s, losses = study.settings, trial.user_attrs["losses"]
+    return {
+        "trial": trial.number,
+        "state": _state(study, trial),
+        "val/loss": losses[-1] if losses else None,
+        "step": s.rungs_of(trial.number)[len(losses) - 1] if losses else None,
+        "workdir": str(s.workdir(trial.number)),
+        "settings": s.values(trial),
+    }
 
 
 def _trials(study: Study, trials: list[FrozenTrial]) -> str:

@@ -1,13 +1,16 @@
 """The preflight finds what is planted, names it, and goes on with what can still be checked."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 
+from docs.generate import formats
 from phenomjax import config
 from phenomjax.cluster import start as cluster_start
 from phenomjax.preflight import __main__ as preflight
@@ -15,6 +18,7 @@ from phenomjax.preflight import checks, files, hosts, steps
 from phenomjax.preflight.exchange import Exchange
 from phenomjax.preflight.results import FAIL, OK, Problem, Result, Skip, table
 from phenomjax.preflight.stand import Bench
+from phenomjax.system import ending
 from tests.lab import ROOT, warm
 
 PYTHON = sys.executable
@@ -48,8 +52,19 @@ def test_alone_on_eight_devices(tmp_path, monkeypatch, capsys):
     )
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)  # of a run, which stays as it is
     (tmp_path / "progress").write_text("7\n")
-    assert preflight.run(c, tmp_path, program="toy") == 0
-    said = capsys.readouterr().out
+    with ending.told("preflight", as_json=True):
+        assert preflight.run(c, tmp_path, program="toy") == 0
+    told, said = capsys.readouterr()
+    told = json.loads(told)
+    schema = formats.schemas(formats.OBJECTS)["preflight_object"]
+    jsonschema.Draft202012Validator(schema).validate(told)
+    found = {one["check"]: one for one in told["checks"]}
+    assert told["passed"] and [*found] == ROWS and found["clocks"]["status"] == "skipped"
+    numbers = found["steps"]["numbers"]
+    seconds = c.num_steps / numbers["steps_per_second"]
+    assert numbers["days_of_all_steps"] == pytest.approx(seconds / 86400)
+    assert found["disk"]["numbers"]["needed_bytes"] > 0 and numbers["gib_per_device"] > 0
+    assert all(found[one]["numbers"] for one in ("devices", "data", "network", "checkpoint"))
     expected = dict.fromkeys(ROWS, "ok") | {"clocks": "skipped", "stop signal": "skipped"}
     assert statuses(said) == expected and "PASS; skipped: clocks, stop signal" in said
     assert "the same 10 losses on 1 device(s)" in said

@@ -8,17 +8,20 @@ import shutil
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 
+from docs.generate import formats
 from phenomjax.sweep import space
 from phenomjax.sweep.claims import Claims
 from phenomjax.sweep.halving import DONE, WAIT, Assignment, Standing, decide, rungs
+from phenomjax.system import ending
 from phenomjax.system.errors import UserError
 from tests.lab import ROOT
 
 pytest.importorskip("optuna")
 from phenomjax.sweep import __main__ as front
-from phenomjax.sweep import sampling, study
+from phenomjax.sweep import report, sampling, study
 
 TOY = "tests/lab/toy_sweep.py"
 
@@ -135,7 +138,7 @@ def test_values_depend_on_seed_and_number_alone():
     )
 
 
-def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path):
+def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path, capsys):
     settings = study.SweepSettings(
         str(tmp_path),
         TOY,
@@ -169,6 +172,23 @@ def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path):
     opened.finish()
     states = [t.state.name for t in opened.trials()]
     assert states == ["PRUNED"] * 40 and opened.trials()[8].value == 0
+    objects(opened, capsys)
+
+
+def objects(opened, capsys):
+    """What scripts are told of that sweep: as its schema says, and a command that can be read."""
+    with ending.told("sweep", as_json=True):
+        report.tell(opened)
+    told = json.loads(capsys.readouterr().out)
+    schema = formats.schemas(formats.OBJECTS)["sweep_object"]
+    jsonschema.Draft202012Validator(schema).validate(told)
+    assert told["trials"] == {"pruned": 21, "diverged": 19}
+    workdir = opened.settings.workdir(8)
+    best = {"trial": 8, "state": "pruned", "val/loss": 0.0, "step": 4, "workdir": str(workdir)}
+    assert told["best"] == told["all_trials"][0] == best | {"settings": {"x": 0.2}}
+    assert told["all_trials"][-1]["val/loss"] is None and len(told["all_trials"]) == 40
+    (command,) = told["next"]
+    assert command.startswith(f"python -m phenomjax.main --config {TOY} --config.x=0.2 --workdir ")
 
 
 def test_a_claim_has_one_owner(tmp_path, monkeypatch):

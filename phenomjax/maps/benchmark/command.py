@@ -372,4 +372,9 @@ def run(options: Options) -> int:
     ending.wrote(out / "benchmark.json", f"in {time.monotonic() - started:.1f} s")
     ending.wrote(out / "benchmark.md", "the table above")
     ending.note(benchmark={name: one.get("value") for name, one in found.items()})
+    ending.then(
+        "set another map beside it",
+        "python -m phenomjax.maps benchmark --profiles other.parquet --against {} --out compared",
+        f"{out.absolute().name}={out}",
+    )
     return 0

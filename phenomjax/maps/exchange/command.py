@@ -70,4 +70,9 @@ def run(options: Options) -> int:
         write(done, out)
     more = f", and {counted(images, 'image')}" if images else ""
     ending.wrote(out, f"{counted(len(done), 'row')} of {len(done.names)} features{more}")
+    ending.then(
+        "align plates and batches",
+        "python -m phenomjax.maps align --profiles {} --out aligned.parquet",
+        out,
+    )
     return 0

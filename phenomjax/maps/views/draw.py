@@ -145,6 +145,14 @@ def run(options: Options) -> int:
         written.append(save_figure(figure, out / "chromosomes.png"))
     for path in written:
         ending.wrote(path)
+    if written:
+        ending.then(
+            "the whole map in a browser",
+            "python -m phenomjax.maps explore --profiles"
+            + " {}" * len(options.profiles)
+            + " --out map.html",
+            *options.profiles,
+        )
     if not written:
         log.warning("nothing was drawn: give --names, --relationships or --genes")
     return 0

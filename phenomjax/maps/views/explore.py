@@ -161,6 +161,12 @@ def run(options: Options) -> int:
         f"{counted(len(table), 'perturbation')}, {counted(count, 'picture')},"
         f" {out.stat().st_size / 1e6:.1f} MB. Open it in a browser: it needs no network.",
     )
+    ending.then(
+        "the neighbours of one",
+        "python -m phenomjax.maps query {} --profiles" + " {}" * len(options.profiles),
+        table["name"].iloc[names[0] if names else 0],
+        *options.profiles,
+    )
     return 0
 
 

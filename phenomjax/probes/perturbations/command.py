@@ -149,6 +149,15 @@ def run(options: Options, command: str) -> int:
     print(report.screen(made), flush=True)
     for path in paths:
         ending.wrote(path)
+    banks = [bank.path for bank in asked[0].banks]
+    places = " {}" * len(banks)
+    ending.then(
+        "embed with it",
+        f"python -m phenomjax.embed images --checkpoint {{}} --bank{places} --out {{}}",
+        asked[0].path,
+        *banks,
+        "embeddings.zarr" if len(banks) == 1 else "embeddings",
+    )
     return EXIT_DONE
 
 
