@@ -151,23 +151,40 @@ def run(options: Options) -> int:
             len(table.rows),
             _invalid(options.out),
         )
+    tell_next(options, name)
+    return EXIT_DONE if done and not skipped else EXIT_FAILED
+
+
+def tell_next(options: Options, column: str) -> None:
+    """What can be done next, with the same wild type.
+
+    Args:
+      options: of the command.
+      column: of the scores.
+    """
+    said = {
+        name: value
+        for name in ("wild_type", "wild_type_id", "wild_type_column", "offset")
+        if (value := getattr(options, name))
+    }
+    words = [word for name, value in said.items() for word in (f"--{name}", value)]
+    places = " {}" * len(words)
     if options.scan:
         ending.then(
             "set another model beside it",
-            "python -m phenomjax.score --checkpoint runs/other --wild_type {} --mutants {}"
+            f"python -m phenomjax.score --checkpoint runs/other{places} --mutants {{}}"
             " --target_column {} --score_column other --out both.csv",
-            options.wild_type,
+            *words,
             options.out,
-            name,
+            column,
         )
     else:
         ending.then(
             "score all substitutions",
-            "python -m phenomjax.score --checkpoint {} --wild_type {} --scan --out scan.csv",
+            f"python -m phenomjax.score --checkpoint {{}}{places} --scan --out scan.csv",
             options.checkpoint,
-            options.wild_type,
+            *words,
         )
-    return EXIT_DONE if done and not skipped else EXIT_FAILED
 
 
 def _first_fault(table: Mutants) -> str:

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import h5py
 from tyro.conf import arg
@@ -35,6 +35,7 @@ from phenomjax import embed
 from phenomjax.data import store
 from phenomjax.data.sequences.streams import Stream
 from phenomjax.inference.variants import likelihood, table
+from phenomjax.system import outputs
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
 from phenomjax.trained import opening
@@ -56,7 +57,13 @@ def name_of(model: SequenceModel) -> str:
     return f"{run.name}-{model.step}-{model.fingerprint[:8]}"
 
 
-def write(checkpoint: str | Path, sequences: Iterable[str], per: str, out: Path) -> Path:
+def write(
+    checkpoint: str | Path,
+    sequences: Iterable[str],
+    per: str,
+    out: Path,
+    overwrite: bool = True,
+) -> Path:
     """Writes the file that biotrainer reads as `embeddings_file`; what is there already and fits is
     kept, what was stopped is continued.
 
@@ -66,14 +73,16 @@ def write(checkpoint: str | Path, sequences: Iterable[str], per: str, out: Path)
       per: "protein" (biotrainer's sequence_to_* protocols), float32 [dim], or "residue"
         (residue_to_* and residues_to_*), float32 [length, dim].
       out: NAME.h5.
+      overwrite: other vectors that are there are replaced.
 
     Raises:
-      UserError: a sequence that the model cannot read.
+      UserError: a sequence that the model cannot read, or other vectors are there.
       KeyboardInterrupt: it was stopped by a signal; the same call goes on.
     """
     wanted = {sequence_hash(sequence): sequence for sequence in sequences}
     if _there(out, wanted, per, checkpoint):
         return out
+    outputs.refuse(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
     if not wanted:  # a benchmark without tasks of this kind
@@ -334,8 +343,10 @@ def read_fasta(path: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(outputs.Overwrite):
     """Of `python -m phenomjax.probes.biotrainer`."""
+
+    RESULT: ClassVar[str] = ""  # vectors that fit are kept
 
     checkpoint: Annotated[str, arg(metavar="DIR")]
     """workdir of a run, or one of its checkpoints/STEP folders"""
@@ -384,7 +395,9 @@ def run(options: Options) -> int:
             out = options.out
             if not options.per or out is None or out.suffix not in (".h5", ".hdf5"):
                 raise UserError("`source` needs `per` protein or residue, and `out` NAME.h5.")
-            write(options.checkpoint, read_fasta(options.source), options.per, out)
+            write(
+                options.checkpoint, read_fasta(options.source), options.per, out, options.overwrite
+            )
     except KeyboardInterrupt:
         return EXIT_STOPPED
     return EXIT_DONE

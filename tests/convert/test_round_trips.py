@@ -23,7 +23,7 @@ from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained import opening
 from tests.export.test_export import write_run
 from tests.lab import tiny_language_models
-from tests.lab.doors import run_as_door
+from tests.lab.doors import offered, run_as_door
 
 # {case: (model, layout, file, changes)}: no value is the default one.
 CASES = {
@@ -99,7 +99,9 @@ def test_there_and_back(case, tmp_path, caplog):
     run, theirs = write(tmp_path, case), tmp_path / "theirs" / file
     theirs.parent.mkdir()
     caplog.set_level(logging.INFO)
-    assert convert(name, run, theirs, "--layout", layout) == 0
+    words = name, run, theirs, "--layout", layout
+    back = offered(lambda: convert(*words), "phenomjax.convert", front)
+    assert (back.model, back.source, back.target) == (name, theirs, theirs.with_suffix(""))
     assert "against the model that was exported" in caplog.text and "the weights fit" not in (
         caplog.text
     )
@@ -267,7 +269,8 @@ def test_an_export_comes_back(inside, tmp_path, caplog):
     run = write(tmp_path, "agnostic")
     caplog.set_level(logging.INFO)
     words = ["--checkpoint", run, "--format", "safetensors", "--out", tmp_path / "folder"]
-    run_as_door(export, words)
+    back = offered(lambda: run_as_door(export, words), "phenomjax.convert", front)
+    assert (back.model, back.source) == ("openphenom", tmp_path / "folder")
     assert "run: features differ by at most" in caplog.text
     if not inside:  # another program wrote the file again
         weights = tmp_path / "folder" / "model.safetensors"

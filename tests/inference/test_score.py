@@ -3,6 +3,7 @@ and mistakes.
 """
 
 import csv
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from phenomjax.inference.variants import table as variants_table
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
+from tests.lab.doors import offered
 
 WILD_TYPE = tiny.proteins([70], 5)[0]
 
@@ -177,7 +179,14 @@ def test_scan_writes_every_substitution_and_a_figure(runs, tmp_path):
         "--offset",
         5,
     ]
-    assert score.main([str(a) for a in arguments]) == 0
+    beside = offered(lambda: score.main([str(a) for a in arguments]), "phenomjax.score", score)
+    assert (beside.mutants, beside.target_column) == (tmp_path / "scan.csv", "score")
+    again = dataclasses.replace(
+        beside, checkpoint=str(runs["permutation_lm"]), out=tmp_path / "both.csv"
+    )
+    assert score.run(again) == 0  # another model's scores beside these: here the same
+    with (tmp_path / "both.csv").open() as file:
+        assert all(row["other"] == row["score"] for row in csv.DictReader(file))
     with (tmp_path / "scan.csv").open() as file:
         rows = list(csv.DictReader(file))
     with pytest.raises(UserError, match=r"is there already.* or add --overwrite"):

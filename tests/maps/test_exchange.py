@@ -22,7 +22,7 @@ from phenomjax.maps.tables import reading, writing
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
 from tests.lab import ROOT
-from tests.lab.maps import run
+from tests.lab.maps import offered, run
 
 # spatialdata, scanpy, napari and what they import that `dev` has not, or has in another version.
 OTHERS = Path(sys.prefix) / "others"
@@ -57,7 +57,8 @@ def export(screen, out, *words):
 def test_tables_hold_what_the_profiles_held(suffix, screen, tmp_path):
     (tmp_path / "plates.csv").write_text("plate,batch\nP1,x\nP2,y\n")
     out, more = tmp_path / f"out{suffix}", ("--metadata", tmp_path / "plates.csv")
-    assert export(screen, out, "--where", 'well == "A01"', *more) == 0
+    words = "--profiles", screen[0] / "p.parquet", "--out", out, "--where", 'well == "A01"'
+    assert offered("export", "align", *words, *more).profiles == (str(out),)  # as is read below
     found, profiles = reading.read(out), screen[2]
     np.testing.assert_array_equal(found.features, profiles.features[[0, 2]])
     assert found.names == profiles.names

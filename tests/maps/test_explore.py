@@ -21,7 +21,7 @@ from phenomjax.statistics.cosines import unit_rows
 from phenomjax.statistics.permutation import q_values
 from phenomjax.system.errors import UserError
 from tests.lab import plates
-from tests.lab.maps import run
+from tests.lab.maps import offered, run
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">&amp;"
 NAMED = (
@@ -598,6 +598,9 @@ def test_page_holds_the_map(screen):
         choose(["GENE_02"], table)
     with pytest.raises(UserError, match="one HTML file"):
         run("explore", "--profiles", screen["folder"] / "raw.parquet", "--out", "map")
+    words = "--profiles", screen["folder"] / "raw.parquet", "--layout", "none"
+    near = offered("explore", "query", *words, "--out", screen["folder"] / "bare.html")
+    assert choose(near.names, table) == [0] and near.profiles == (str(words[1]),)
     wells = Profiles(
         np.tile(raw.features, (6, 1)), pd.concat([raw.metadata] * 6, ignore_index=True), raw.names
     )

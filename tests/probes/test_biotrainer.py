@@ -250,7 +250,9 @@ def test_vectors_without_biotrainer(tmp_path):
     before = out.stat().st_mtime_ns
     # it is there already
     assert biotrainer.main(arguments) == 0 and out.stat().st_mtime_ns == before
-    assert biotrainer.main([*arguments, "--per", "residue"]) == 0
+    with pytest.raises(UserError, match=r"is there already\..*add --overwrite"):
+        biotrainer.main([*arguments, "--per", "residue"])
+    assert biotrainer.main([*arguments, "--per", "residue", "--overwrite"]) == 0
     with h5py.File(out) as file:
         assert file[hashed].shape == (8, 16)
 

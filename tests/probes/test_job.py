@@ -5,6 +5,8 @@ task, several checkpoints are compared.
 import contextlib
 import io
 import json
+import re
+import shlex
 import shutil
 import signal
 
@@ -17,6 +19,7 @@ from phenomjax.probes import job, options
 from phenomjax.probes.methods import baselines, training
 from phenomjax.probes.suites import leakage
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.options import parse
 from tests.lab import tiny_language_models as tiny
 
 SUITE = """
@@ -123,6 +126,10 @@ def straight(suite, runs, tmp_path_factory):
 
 def test_report(straight, suite, runs, tmp_path, monkeypatch):
     out, said = shutil.copytree(straight[0], tmp_path / "report"), straight[1]
+    (words,) = re.findall(r"next, .*: python -m phenomjax\.evaluate (.*)", said)
+    beside = parse(options.Options, shlex.split(words), "evaluate", "")
+    assert beside.checkpoint == (str(runs[0]), "runs/other")
+    assert (beside.suite, beside.out) == (str(suite), straight[0])
     first = results(out)
     methods = {(row["task"], row["method"]) for row in first}
     assert methods >= {
