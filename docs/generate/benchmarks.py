@@ -323,6 +323,17 @@ def goals(text: str) -> list[Goal]:
     return found
 
 
+def newest(found: list[Goal]) -> list[Goal]:
+    """The last row of each goal: what was measured again counts as it is now."""
+    last: dict[tuple[str, ...], Goal] = {}
+    for goal in found:
+        what = re.sub(r"[-+]?\d[\d.]*", "", goal.measured)  # without its numbers
+        key = goal.about, goal.goal, what
+        if key not in last or goal.date >= last[key].date:
+            last[key] = goal
+    return list(last.values())
+
+
 def origin(path: Path) -> tuple[str, str, str]:
     """Date, machine and commit of a result, from its head; else the date of its own commit."""
     text = "\n".join(path.read_text().splitlines()[:14])
@@ -411,7 +422,7 @@ def index() -> str:
         for command, question, names in entries:
             texts = [path for path in files(names) if path.suffix == ".txt"]
             for path in texts:
-                for goal in goals(path.read_text()):
+                for goal in newest(goals(path.read_text())):
                     word = "reached" if goal.reached else "**not reached**"
                     link = f"[`{command}`]({name}.md#{anchor(command)})"
                     when = goal.date or origin(path)[0]
@@ -427,7 +438,8 @@ def index() -> str:
             HEAD,
             "## What is reached, and what is not\n\n",
             f"Of {len(reached)} goals that the commands hold themselves to, {misses} are missed."
-            " They stay here until they are reached.\n\n",
+            " They stay here until they are reached. Where a goal was measured again, its newest"
+            " row counts; the older ones stand on the page of the command.\n\n",
             table(reached, "command", "what", "measured", "goal", "", "when"),
             "## The commands\n\n",
             table(commands, "command", "question", "last run", "commit"),

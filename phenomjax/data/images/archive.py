@@ -82,7 +82,7 @@ class IndexedBank(ImageBank):
                 f"The bank {self.path} is not the one that the index {self._index} describes: it"
                 f" had {len(self):,} images and has {len(bank):,}, and was prepared anew. Write the"
                 " index again: `python -m phenomjax.prepare index BANKS --out"
-                f" {self._index}`."
+                f" {self._index} --overwrite`."
             )
         return bank
 
