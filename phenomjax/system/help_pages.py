@@ -114,6 +114,50 @@ def groups(kind: type[Any]) -> dict[str, str]:
     return {field.name: found.get(field.name, "") for field in dataclasses.fields(kind)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A field of an options dataclass, as a command line has it.
+
+    Attributes:
+      flag: its name there; "" of a word without a flag, and of what no user gives.
+      field: of the dataclass.
+      hint: its type, with all that is annotated.
+    """
+
+    flag: str
+    field: dataclasses.Field[Any]
+    hint: Any
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What is annotated."""
+        return annotated(self.hint)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has no default."""
+        unset = dataclasses.MISSING
+        return self.field.default is unset and self.field.default_factory is unset
+
+
+def settings(kind: type[Any]) -> list[Setting]:
+    """The fields of an options dataclass, in their order."""
+    found, hints = list[Setting](), get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        told = annotated(hint)
+        flag = next((one.name for one in told if getattr(one, "name", None)), field.name)
+        if tyro.conf.Positional in told or tyro.conf.Suppress in told:
+            flag = ""
+        found.append(Setting(flag, field, hint))
+    return found
+
+
+def annotated(hint: Any) -> tuple[Any, ...]:
+    """What stands beside the type in `Annotated`."""
+    return getattr(hint, "__metadata__", ())
+
+
 def shown(kind: type[Any]) -> type[Any]:
     """The dataclass that tyro reads in place of an options dataclass: its groups as parts, and the
     flags of every command.
@@ -121,15 +165,12 @@ def shown(kind: type[Any]) -> type[Any]:
     join_lines(cast(Hashable, kind))
     move_shared(kind)
     parts: dict[str, list[Any]] = {"": []}
-    titles, hints = groups(kind), get_type_hints(kind, include_extras=True)
-    names = list(titles)
-    for field in dataclasses.fields(kind):
-        shown = _shown(field, hints[field.name], names)
-        parts.setdefault(titles[field.name], []).append(shown)
+    titles = groups(kind)
+    for one in settings(kind):
+        parts.setdefault(titles[one.field.name], []).append(_shown(one, titles))
     own = parts.pop("")
     join_lines(Screen)
-    hints = get_type_hints(Screen, include_extras=True)
-    own += [_shown(field, hints[field.name], ()) for field in dataclasses.fields(Screen)]
+    own += [_shown(one, ()) for one in settings(Screen)]
     for number, (title, fields) in enumerate(parts.items()):
         part = dataclasses.make_dataclass(f"Part{number}", fields, frozen=True, kw_only=True)
         own.append((f"part_{number}", Annotated[part, tyro.conf.arg(name=title)]))
@@ -144,13 +185,13 @@ def apart(parsed: Any) -> tuple[dict[str, Any], Screen]:
     return found, Screen(**{one.name: found.pop(one.name) for one in dataclasses.fields(Screen)})
 
 
-def _shown(field: dataclasses.Field[Any], hint: Any, flags: Iterable[str]) -> tuple[str, Any, Any]:
-    """A field as tyro gets it: with a word for its value, the settings that its help names in
+def _shown(one: Setting, flags: Iterable[str]) -> tuple[str, Any, Any]:
+    """A setting as tyro gets it: with a word for its value, the settings that its help names in
     backquotes as flags, and no default that says nothing.
     """
+    field, hint, told = one.field, one.hint, one.told
     default = field.default
     extra: dict[str, Any] = {}
-    told = getattr(hint, "__metadata__", ())
     if text := next((one.help for one in told[::-1] if getattr(one, "help", None)), None):
         extra["help"] = with_flags(text, flags)
     appends = tyro.conf.UseAppendAction in told
@@ -166,7 +207,7 @@ def _shown(field: dataclasses.Field[Any], hint: Any, flags: Iterable[str]) -> tu
 
 def _value(hint: Any) -> str:
     """The word behind a flag; "" to leave it to tyro."""
-    if any(getattr(one, "metavar", None) for one in getattr(hint, "__metadata__", ())):
+    if any(getattr(one, "metavar", None) for one in annotated(hint)):
         return ""
     bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if get_origin(bare) in (Union, types.UnionType):

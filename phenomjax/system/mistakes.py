@@ -2,11 +2,10 @@
 tyro says of them; what is not recognised here stays as tyro tells it.
 """
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
@@ -74,7 +73,7 @@ def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
         after = f" after {before}" if before.startswith("--") else ""
         return f"'{word}'{after} is one word too many: put a name with spaces into quotes."
     given = word.replace("-", "_").lstrip("_")
-    flags = [*flag_names(kind), *(one.name for one in dataclasses.fields(help_pages.Screen))]
+    flags = [*flag_names(kind), *flag_names(help_pages.Screen)]
     behind = words.index(word) + 1 if word in words else len(words)
     value = "".join(words[behind : behind + 1])
     of = [one for one, choices in _choices(kind).items() if value and value in choices]
@@ -83,8 +82,8 @@ def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
     else:
         close = difflib.get_close_matches(given, flags, n=1, cutoff=0.65)
         near = f" Did you mean '--{close[0]}'?" if close else ""
-        hints = get_type_hints(kind, include_extras=True).items()
-        bare = [name for name, hint in hints if tyro.conf.Positional in _extras(hint)]
+        settings = help_pages.settings(kind)
+        bare = [one.field.name for one in settings if tyro.conf.Positional in one.told]
         if bare and not close:
             near = f" Without a flag stand: {', '.join(bare)}."
     keys = " Keys of the configuration are given as --config.KEY=VALUE."
@@ -95,38 +94,22 @@ def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> str:
 def _missing(kind: type[Any], words: Sequence[str]) -> list[str]:
     """Flags that have no default and were not given."""
     given = {word.partition("=")[0].replace("-", "_").lstrip("_") for word in words}
-    names = flag_names(kind)
-    return [
-        f"--{name}"
-        for name, field in names.items()
-        if name not in given
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-
-
-def _extras(hint: Any) -> tuple[Any, ...]:
-    return getattr(hint, "__metadata__", ())
+    flags = flag_names(kind).items()
+    return [f"--{flag}" for flag, one in flags if one.is_required and flag not in given]
 
 
 def _choices(kind: type[Any]) -> dict[str, tuple[Any, ...]]:
     """{flag: the words that it takes} of those that take some."""
-    found, hints = dict[str, tuple[Any, ...]](), get_type_hints(kind, include_extras=True)
-    for name, field in flag_names(kind).items():
-        bare = hints[field.name]
+    found = dict[str, tuple[Any, ...]]()
+    for flag, one in flag_names(kind).items():
+        bare = one.hint
         while get_origin(bare) in (Annotated, tuple):
             bare = get_args(bare)[0]
         if get_origin(bare) is Literal:
-            found[name] = get_args(bare)
+            found[flag] = get_args(bare)
     return found
 
 
-def flag_names(kind: type[Any]) -> dict[str, dataclasses.Field[Any]]:
-    """{flag: its field} of an options dataclass."""
-    found, hints = dict[str, dataclasses.Field[Any]](), get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(cast(Any, kind)):
-        extras = _extras(hints[field.name])
-        if tyro.conf.Positional not in extras and tyro.conf.Suppress not in extras:
-            own = next((one.name for one in extras if getattr(one, "name", None)), field.name)
-            found[own] = field
-    return found
+def flag_names(kind: type[Any]) -> dict[str, help_pages.Setting]:
+    """{flag: its setting} of an options dataclass."""
+    return {one.flag: one for one in help_pages.settings(kind) if one.flag}

@@ -27,7 +27,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 import tyro
 
@@ -112,14 +112,14 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
     """Raises UserError for a switch with a value, a path of no letters (of a variable of the shell
     that is not set), and a word of dashes alone.
     """
-    hints = get_type_hints(kind, include_extras=True)
-    fields = {flag: hints[one.name] for flag, one in mistakes.flag_names(kind).items()}
+    flags = mistakes.flag_names(kind)
     paths = {
         flag
-        for flag, one in mistakes.flag_names(kind).items()
-        if one.default != "" and re.search(r"Path|metavar='(DIR|FILE|PATH)", str(fields[flag]))
+        for flag, one in flags.items()
+        if one.field.default != "" and re.search(r"Path|metavar='(DIR|FILE|PATH)", str(one.hint))
     }
-    fields |= {field.name: bool for field in dataclasses.fields(help_pages.Screen)}
+    switches = {flag for flag, one in flags.items() if one.hint is bool}
+    switches |= {*mistakes.flag_names(help_pages.Screen)}
     for word, behind in itertools.zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
@@ -127,8 +127,7 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
         flag = name[2:].replace("-", "_")
         if not flag:
             raise UserError(f"'{word}' is no flag: leave it out.")
-        hint = fields.get(flag)
-        if hint is bool and equals:
+        if flag in switches and equals:
             raise UserError(f"--{flag} takes no value: give --{flag} alone, or leave it out.")
         if "\0" in word + (behind or ""):
             raise UserError(f"--{flag} holds the sign NUL, which no path has: correct it.")
@@ -210,7 +209,7 @@ def run_command(
     words = sys.argv[1:] if argv is None else list(argv)
     with ending.told(prog.removeprefix("python -m "), "--json" in words) as told:
         options, screen = _parsed(kind, words, prog, page)
-        flags = {one.name: flag for flag, one in mistakes.flag_names(kind).items()}
+        flags = {one.field.name: flag for flag, one in mistakes.flag_names(kind).items()}
         spelt = functools.partial(help_pages.with_flags, names=flags)
         log_to_stderr(screen.quiet, spelt)
         try:
