@@ -68,11 +68,13 @@ def write(
       layout: of the weights, as of `weights.arrays`.
       release: whether the folder can be loaded by the lines of `JAX_LINES` and `TORCH_LINES`.
     """
+    # a masked autoencoder has no such key: it always does
+    standardise = model.config.model.get("standardise", "image")
     sections = [
         _head(model, name, licence),
         _table(("", ""), _rows(model)),
         ["## Metrics", "", *_metrics(model)],
-        ["## Pixels", "", PIXELS + STANDARDISE[model.config.model.get("standardise", "image")]],
+        ["## Pixels", "", PIXELS + STANDARDISE[standardise]],
         _use(model, name) if release else _weights(model, layout),
         ["## Limits", "", LIMITS_OF_CLASSES if _of_classes(model) else LIMITS],
         ["## Licence", "", licence or "None was stated."],

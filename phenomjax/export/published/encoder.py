@@ -113,6 +113,7 @@ class Encoder(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         self.config, dim, patch = config, config["embed_dim"], config["patch_size"]
+        # a masked autoencoder does not say how it standardises, and releases of before no grid
         self.agnostic, self.grid = config["channel_agnostic"], config.get("position_grid", 0)
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(1 if self.agnostic else len(config["channels"]), dim, patch, patch)}

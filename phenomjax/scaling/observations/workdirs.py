@@ -83,6 +83,7 @@ class Read:
     def fact(self, name: str) -> str:
         """What the run is in one respect."""
         config = self.config
+        # each task has keys of its own, and a run of before may lack newer ones
         parts = [f"{key}={config[key]}" for key in FACTS[name] if config.get(key)]
         if name == "training data":
             sets = (f"{key.split(' ', 1)[-1]} ({v[:8]})" for key, v in self.size["data"].items())
