@@ -114,9 +114,13 @@ def run(options: Options) -> int:
 
 def tell_next(options: Options, model: ImageModel) -> None:
     """What can be done with it; a graph is for programs of others, as its page tells."""
-    embed = "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr"
     if options.format == "release":
-        ending.then("embed with it", f"{embed} --out embeddings.zarr", options.out)
+        ending.then(
+            "embed with it",
+            "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr"
+            " --out embeddings.zarr",
+            options.out,
+        )
     elif options.format == "safetensors" and options.layout != "timm":
         ending.then(
             "as a workdir again",
@@ -128,7 +132,8 @@ def tell_next(options: Options, model: ImageModel) -> None:
     elif options.format in RUNTIMES:
         ending.then(
             "embed by the same runtime",
-            f"{embed} --runtime {{}} --out embeddings.zarr",
+            "python -m phenomjax.embed images --checkpoint {} --bank plates.zarr --runtime {}"
+            " --out embeddings.zarr",
             options.checkpoint,
             RUNTIMES[options.format],
         )
