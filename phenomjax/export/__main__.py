@@ -121,11 +121,11 @@ def tell_next(options: Options, model: ImageModel) -> None:
             " --out embeddings.zarr",
             options.out,
         )
-    elif options.format == "safetensors" and options.layout != "timm":
+    elif options.format == "safetensors" and (name := _converts(options, model)):
         ending.then(
             "as a workdir again",
             "python -m phenomjax.convert {} {} {}",
-            "openphenom" if model.config.task == "mae" else "densenet",
+            name,
             options.out,
             f"{options.out}_run",
         )
@@ -137,6 +137,13 @@ def tell_next(options: Options, model: ImageModel) -> None:
             options.checkpoint,
             RUNTIMES[options.format],
         )
+
+
+def _converts(options: Options, model: ImageModel) -> str:
+    """The name under which `convert` reads the weights; "" if it does not."""
+    if model.config.task == "mae":
+        return "" if options.layout == "timm" else "openphenom"
+    return "densenet" if model.config.model.backbone == "densenet" else ""
 
 
 def check(options: Options) -> None:
