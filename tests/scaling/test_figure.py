@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,9 @@ def test_from_a_fit_and_a_run_to_pictures(fit, tmp_path):
     assert run_as_door(command, [*words, *beside]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["budgets.svg", "known.svg", "loss.svg"]
+    with pytest.raises(UserError, match=r"loss\.svg is there already"):
+        run_as_door(command, [*words, *beside])
+    shutil.rmtree(tmp_path / "out")
     (tmp_path / "forecast_1.json").write_text('{"loss": 1}')
     with pytest.raises(UserError, match=r"forecast_1\.json is no forecast, or is damaged"):
         run_as_door(command, [*words, *beside])

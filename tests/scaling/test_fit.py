@@ -89,7 +89,7 @@ def test_losses_that_follow_nothing_are_told(tmp_path, capsys):
     assert 0 <= ratio["low"] <= ratio["value"] <= ratio["high"] <= 1
     for name, value in (("bootstraps", -1), ("delta", 0), ("edge", "nan")):
         with pytest.raises(UserError, match=rf"`?-*{name}`? is .*; it must be at least"):
-            run_as_door(command, [*words, f"--{name}", value])
+            run_as_door(command, [*words, "--overwrite", f"--{name}", value])
 
 
 def chinchilla(shared):
