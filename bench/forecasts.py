@@ -159,7 +159,8 @@ def measure(options: Options) -> None:
         more = ("--budgets", "1e12,3.2e12", "--seeds", shown.seeds)  # the last word counts
         protein_lm.run("phenomjax.scaling", "ladder", *of_all, *rules, *more, *work)
     fit = folder / "fit"
-    protein_lm.run("phenomjax.scaling", "fit", str(folder / "ladder"), "--out", str(fit))
+    words = (str(folder / "ladder"), "--out", str(fit), "--overwrite")
+    protein_lm.run("phenomjax.scaling", "fit", *words)
     protein_lm.run("phenomjax.scaling", "forecast", "--fit", str(fit), *largest)
 
 

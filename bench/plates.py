@@ -80,7 +80,7 @@ def work(name: str, command: str, out: str, files: list[str]) -> None:
     else:
         from phenomjax.maps.__main__ import main as maps
 
-        maps([command, "--profiles", *files, "--out", out])
+        maps([command, "--profiles", *files, "--out", out, "--overwrite"])
     print(rounds.took(start))
 
 
