@@ -11,8 +11,12 @@ from phenomjax.system.options import parse
 
 
 def run_as_door(module, words):
-    """Runs a command's module on the words of a command line; settings in errors are flags."""
+    """Runs a command's module on the words of a command line; settings in errors are flags. Maps
+    that a test itself has written before are written anew.
+    """
     options = parse(module.Options, [str(word) for word in words], "command", "")
+    if module.__name__.startswith("phenomjax.maps.") and hasattr(options, "overwrite"):
+        options = dataclasses.replace(options, overwrite=True)
     try:
         outputs.check(options)
         return module.run(options)
