@@ -379,6 +379,7 @@ def test_mistakes_of_out(standard, tmp_path):
         UserError, match=r"--format onnx writes a file NAME.onnx, for instance .*x.onnx"
     ):
         export(standard, "onnx", tmp_path / "x.bin")
+    (tmp_path / "something").touch()
     with pytest.raises(UserError, match="is there already"):
         export(standard, "onnx", tmp_path)
     with pytest.raises(UserError, match="of --out does not exist"):
