@@ -1,9 +1,12 @@
-"""Names of the trees that cross rooms. Nothing of JAX is imported: leaves are arrays of any kind,
+"""Names of what crosses rooms. Nothing of JAX is imported: leaves are arrays of any kind,
 or their shapes.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 # nested by the names of modules; float32 arrays
 Params: TypeAlias = Mapping[str, Any]
@@ -13,6 +16,8 @@ Batch: TypeAlias = Mapping[str, Any]
 Carry: TypeAlias = Any
 # {"val/loss": value}
 Metrics: TypeAlias = Mapping[str, float]
+# only who draws one loads matplotlib, a fifth of what a run imports
+Figure: TypeAlias = "matplotlib.figure.Figure"
 
 
 class Shared(NamedTuple):

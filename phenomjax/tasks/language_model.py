@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Shaped
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
@@ -24,7 +23,7 @@ from phenomjax.data.simulated import families
 from phenomjax.data.staging import folder_of
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
-from phenomjax.system.types import Batch, Carry, Params
+from phenomjax.system.types import Batch, Carry, Figure, Params
 from phenomjax.tasks import pictures
 from phenomjax.tasks.protocol import Loader, Sums, reading
 

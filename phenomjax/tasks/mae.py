@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
@@ -18,7 +17,7 @@ from phenomjax.models import patches as models_patches
 from phenomjax.models.mae import MAE, Prediction
 from phenomjax.models.mae_decoders import Masking
 from phenomjax.system.errors import UserError
-from phenomjax.system.types import Batch, Params
+from phenomjax.system.types import Batch, Figure, Params
 from phenomjax.tasks import pictures
 from phenomjax.tasks.image_objective import ImageObjective, row_sums
 from phenomjax.tasks.protocol import Scalar, Sums

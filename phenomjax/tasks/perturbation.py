@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
-from matplotlib.figure import Figure
 
 from phenomjax import sharding
 from phenomjax.cluster import messages
@@ -17,7 +16,7 @@ from phenomjax.models import classifier, draws, flops, parametrisation, vit
 from phenomjax.models.batch_norm import MOMENTS, RUNNING, STORED, Statistics
 from phenomjax.models.classifier import Classifier, Logits
 from phenomjax.system.errors import UserError
-from phenomjax.system.types import Batch, Params, Shared
+from phenomjax.system.types import Batch, Figure, Params, Shared
 from phenomjax.tasks import pictures
 from phenomjax.tasks.labelled_images import LabelledImages
 from phenomjax.tasks.protocol import Scalar, Sums

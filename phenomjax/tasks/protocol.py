@@ -7,10 +7,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Key
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from phenomjax.system.types import Batch, Carry, Params
+from phenomjax.system.types import Batch, Carry, Figure, Params
 
 Scalar = Float[Array, ""]
 Sums = dict[str, tuple[Scalar, Scalar]]  # {name: (sum, count)}

@@ -12,12 +12,12 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from phenomjax import tasks
 from phenomjax.cluster import messages
 from phenomjax.state import TrainState, carry_shardings
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Figure
 from phenomjax.tasks import Loader
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import to_devices

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 import jax
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from phenomjax.cluster import messages
 from phenomjax.config.schedules import SEARCHED
@@ -29,6 +28,7 @@ from phenomjax.state import TrainState
 from phenomjax.step import Programs
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED
+from phenomjax.system.types import Figure
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import DeviceFeed
 
@@ -189,7 +189,9 @@ def _figure(
     rates: list[float], losses: list[float], curve: np.ndarray, found: Suggestion
 ) -> Figure:
     """The losses over the rates, and what is suggested."""
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    from matplotlib import figure as drawing
+
+    figure = drawing.Figure(figsize=(6, 3.8), layout="constrained")
     axis = figure.subplots()
     style.open_frame(axis)
     axis.plot(rates, losses, ".", color=style.LIGHT, markersize=4, label="steps")

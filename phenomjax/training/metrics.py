@@ -7,10 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from phenomjax.system.types import Figure
 
 FILE = "metrics.jsonl"
 

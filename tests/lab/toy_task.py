@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from phenomjax.config import batches
 from phenomjax.config.mae import add_sections, check
@@ -141,6 +140,8 @@ class ToyTask:
 
     def figure(self, params, batch, names):
         arrays = pictures.computed(self.pixels, params, batch, len(names))
+        from matplotlib.figure import Figure  # only where one is drawn
+
         figure = Figure()
         figure.subplots().imshow(arrays["x"])
         return {"toy": figure}

@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.config.checks import flatten
 from phenomjax.system import locks
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Figure
 from phenomjax.training.writers.workdir import run_name
 
 log = logging.getLogger("phenomjax")

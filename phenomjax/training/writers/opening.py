@@ -7,14 +7,14 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import jax
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Figure
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import ItemIds
 from phenomjax.training.metrics import Found
@@ -59,16 +59,16 @@ class Writers:
 
     def found(self, step: int, found: Found) -> dict[str, float]:
         """Writes, and logs, what an evaluator found; returns its metrics without the figures."""
-        figures = {name: each for name, each in found.items() if isinstance(each, Figure)}
-        values = {name: each for name, each in found.items() if not isinstance(each, Figure)}
+        drawn = [name for name, each in found.items() if hasattr(each, "savefig")]
+        values = {n: cast(float, value) for n, value in found.items() if n not in drawn}
         if values:
             # the ends of intervals are for the files
             said = {n: v for n, v in values.items() if not n.endswith(("_low", "_high"))}
             log.info("step %d  %s", step, "  ".join(f"{n} {v:.4f}" for n, v in said.items()))
             self.scalars(step, values)
-        for name, figure in figures.items():
+        for name in drawn:
             for writer in self.writers:
-                writer.figure(step, name, figure)
+                writer.figure(step, name, cast(Figure, found[name]))
         return values
 
     def samples(self, step: int, ids: ItemIds) -> None:

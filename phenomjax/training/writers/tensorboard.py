@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from phenomjax.system.types import Figure
 from phenomjax.training.writers.pixels import pixels
 
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Figure
 from phenomjax.training.writers.pixels import pixels
 from phenomjax.training.writers.workdir import run_name
 

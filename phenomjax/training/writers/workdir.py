@@ -6,9 +6,8 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from phenomjax.system import files
+from phenomjax.system.types import Figure
 from phenomjax.training.metrics import FILE, MetricsLine, read_metrics
 
 log = logging.getLogger("phenomjax")
