@@ -341,8 +341,14 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
             {"model__control_share": 1.5},
             "config.model.control_share is 1.5; it must be at least 0 and at most 1.",
         ),
-        ({"model__cutmix": float("inf")}, "config.model.cutmix is inf; it must be at least 0."),
-        ({"model__arcface_scale": float("nan")}, "scale is nan; it must be above 0."),
+        (
+            {"model__cutmix": float("inf")},
+            "cutmix is inf; it must be a finite number, at least 0. Its default: ",
+        ),
+        (
+            {"model__arcface_scale": float("nan")},
+            "scale is nan; it must be a finite number, above 0. Its default: ",
+        ),
         (
             {
                 "checkpoint__best_metric": "val/accuracy_adabn",
@@ -373,7 +379,7 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
             "patch_size is 0; it must be at least",
         ),
         (
-            {"model__backbone": "vit", "model__num_heads": 0},
+            {"model__backbone": "vit", "model__embed_dim": 24, "model__num_heads": 0},
             "num_heads is 0; it must be at least 1",
         ),
         ({"model__backbone": "vit", "model__drop_path": 1.0}, "drop_path is 1.0; it must be at"),
@@ -383,7 +389,7 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
 def test_mistakes_are_named_with_their_mend(changes, text):
     with pytest.raises(UserError, match=re.escape(text)) as error:
         make_config(**changes)
-    if mend := re.search(r"Set --config\.([\w.]+)=(\w+(?:\.\d+)?)", str(error.value)):
+    if mend := re.search(r"(?:Set|default:) --config\.([\w.]+)=(\w+(?:\.\d+)?)", str(error.value)):
         key, value = mend.groups()
         mended = value if value.isalpha() and value.islower() else ast.literal_eval(value)
         make_config(**changes | {key.replace(".", "__"): mended})
