@@ -33,6 +33,7 @@ from phenomjax.cluster import messages, presence
 from phenomjax.system import alive, files, owners
 from phenomjax.system.errors import EXIT_CONFIG, UserError
 from phenomjax.system.log import leave_files
+from phenomjax.system.outputs import UNUSABLE
 from phenomjax.system.owners import FILE, Owner
 
 log = logging.getLogger("phenomjax")
@@ -164,9 +165,10 @@ def owned(workdir: Path) -> Iterator[None]:
         try:
             hold = _take(workdir)
         except OSError as error:
+            other = "Give a folder on a disk with space that you own."
             raise UserError(
-                f"--workdir {workdir} cannot be written ({error.strerror or error}). Give a folder"
-                " on a disk with space that you own."
+                f"--workdir {workdir} cannot be written ({error.strerror or error})."
+                f" {UNUSABLE.get(error.errno or 0, other)}"
             ) from error
     try:
         messages.barrier("the workdir is ours")

@@ -262,6 +262,18 @@ def test_an_owner_that_is_no_file_is_told(tmp_path):
         pass
 
 
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "x")
+    for name in ("file", "link"):
+        with (
+            pytest.raises(UserError, match="a file where a folder is: give"),
+            owned(tmp_path / name),
+        ):
+            pass
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 @pytest.mark.parametrize("options", ["ro", "size=4k"])
 def test_a_disk_that_takes_no_owner_is_told(tmp_path, options):
