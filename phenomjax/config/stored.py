@@ -95,7 +95,10 @@ def load(path: Path) -> ConfigDict:
             f" configuration. Give the workdir of a run; or, if it was one, {AGAIN}."
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}). Allow it to be read, or copy it"
+            " again."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}): it was edited, or is damaged. Correct it, or"

@@ -126,7 +126,10 @@ def look(path: Path, *, whole: bool = False) -> Contents:
     except Damaged as error:
         raise UserError(f"{path} is damaged: {error}. Copy or download it again.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise UserError(
+            f"{path} cannot be read: {error.strerror or error}. Allow it to be read, or copy it"
+            " again."
+        ) from None
     return found
 
 
@@ -182,6 +185,7 @@ def lines(contents: Contents, *, tolerant: bool = False) -> Iterator[str]:
         except OSError as error:
             raise UserError(
                 f"{contents.path} cannot be read after line {number}: {error.strerror or error}."
+                " Copy it again, or to another disk."
             ) from None
 
 
