@@ -130,7 +130,7 @@ def _check_values(kind: type[Any], argv: Sequence[str]) -> None:
         if flag in switches and equals:
             raise UserError(f"--{flag} takes no value: give --{flag} alone, or leave it out.")
         if "\0" in word + (behind or ""):
-            raise UserError(f"--{flag} holds the sign NUL, which no path has: correct it.")
+            raise UserError(f"--{flag} holds the sign NUL, which cannot be read: leave it out.")
         if (value if equals else behind) == "" and flag in paths:
             raise UserError(f"--{flag} is empty: give a path. Is a variable of the shell not set?")
 
