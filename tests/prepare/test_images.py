@@ -468,7 +468,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         patch.setattr(bank, "write_metadata", lambda *_: (_ for _ in ()).throw(error))
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
-    with pytest.raises(UserError, match=r"/proc/b.zarr cannot be read or written: No such file"):
+    with pytest.raises(UserError, match=r"--out /proc/b.zarr cannot be used: No such file"):
         prepare(tmp_path / "raw", "/proc/b.zarr")
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr") == 0
 

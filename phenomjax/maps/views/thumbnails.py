@@ -113,7 +113,7 @@ def collect(
             f" ...) is in the map ({', '.join(table['perturbation'].head(3))}, ...). Is it the bank"
             " of these profiles, and is `perturbation` the right column?"
         )
-    controls = _spread(images[images["is_control"].fillna(False).astype(bool)], each)
+    controls = _spread(images[images["is_control"].astype("boolean").fillna(False)], each)
     planes = composite_channels(bank.channels)
     low, high = _limits(bank, images["_row"].head(SAMPLE).tolist(), planes)
     progress = Progress("pictures", sum(map(len, chosen.values())), "pictures")
