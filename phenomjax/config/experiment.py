@@ -3,6 +3,7 @@
 """
 
 import ast
+import contextlib
 import difflib
 import re
 import sys
@@ -173,12 +174,9 @@ def _set(config: ConfigDict, key: str, texts: Sequence[str]) -> None:
 def _instead(key: str, text: str, default: Any, allowed: Range | None) -> str:
     """What to set in place of a value of another kind."""
     if type(default) is int:
-        try:
-            whole = float(text)
-            if whole == int(whole):  # such as 1e3
+        with contextlib.suppress(ValueError, OverflowError):  # no number, or not a finite one
+            if (whole := float(text)) == int(whole):  # such as 1e3
                 return f"Set --config.{key}={int(whole)}."
-        except (ValueError, OverflowError):
-            pass
     if allowed and allowed.zero and text.lower() in NOTHING:
         return f"{allowed.kind(0)} = {allowed.zero}: set --config.{key}={allowed.kind(0)}."
     if isinstance(default, list | tuple):

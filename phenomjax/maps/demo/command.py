@@ -18,7 +18,6 @@ the knock-outs. It asks how much of the bias each of them takes up, and writes l
 four times, some minutes each, from configs/mae_demo.py and configs/perturbation_demo.py.
 """
 
-import importlib
 import logging
 import shlex
 import subprocess
@@ -33,7 +32,7 @@ import tyro
 
 from phenomjax.maps.demo import results, supervision
 from phenomjax.maps.demo.results import Kind
-from phenomjax.system import ending, outputs
+from phenomjax.system import ending
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure, write_json, write_text
 
@@ -221,14 +220,11 @@ def run_step(words: list[str]) -> int:
     trains.
     """
     from phenomjax import embed
-    from phenomjax.maps.__main__ import COMMANDS
     from phenomjax.maps.__main__ import main as maps
     from phenomjax.prepare.__main__ import main as prepare
 
     if words[0] == "phenomjax.maps":
-        kind = importlib.import_module(COMMANDS[words[1]][0]).Options
-        if outputs.taken(Path(words[words.index("--out") + 1]), kind.MAKES):
-            words = [*words, "--overwrite"]  # what an earlier start made
+        words = [*words, "--overwrite"]  # what an earlier start made
     log.info("")
     log.info("$ python -m %s", shlex.join(words))
     if words[0] == "phenomjax.main":
